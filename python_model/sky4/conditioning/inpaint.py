@@ -1,0 +1,125 @@
+"""What is kept and what is made: the keep mask M, the condition latents I, and Concat(V, I, M) (report, inpainting).
+
+The one convention of the mask: keep_mask 1 = condition, preserved; 0 = generated. Every task is a keep mask:
+text-to-video all 0, image-to-video M[0] = 1, extension M[t<k] = 1, start-end M[0] = M[T-1] = 1, editing any shape.
+
+Legend: B batch, C latent channels, T latent frames, H W latent grid, F pixel frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, int, int, int]  # (B, T, H, W) of the latents
+
+
+@dataclass(frozen=True)
+class VideoCondition:
+    """The condition latents I [B, C, T, H, W] and the keep mask M [B, 1, T, H, W] of one batch."""
+
+    latents: Tensor
+    keep_mask: Tensor
+
+    def __post_init__(self) -> None:
+        batch, _, frames, height, width = self.latents.shape
+        if tuple(self.keep_mask.shape) != (batch, 1, frames, height, width):
+            raise ValueError(
+                f"a keep mask for latents {tuple(self.latents.shape)} must be {(batch, 1, frames, height, width)}, "
+                f"got {tuple(self.keep_mask.shape)}"
+            )
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> VideoCondition:
+        return VideoCondition(self.latents.to(device, dtype), self.keep_mask.to(device, dtype))
+
+    def repeat(self, times: int) -> VideoCondition:
+        """The batch `times` over, in whole copies, as batched guidance stacks its passes."""
+        return VideoCondition(self.latents.repeat(times, 1, 1, 1, 1), self.keep_mask.repeat(times, 1, 1, 1, 1))
+
+
+def condition_on(source: Tensor, keep_mask: Tensor, black: Tensor) -> VideoCondition:
+    """I = the source's latents where kept, the latent of a black frame elsewhere.
+
+    source [B, C, T, H, W]; keep_mask [B, 1, T, H, W]; black broadcasts to source.
+    """
+    kept = keep_mask.to(torch.bool)
+    return VideoCondition(torch.where(kept, source, black.to(source)), keep_mask.to(source.dtype))
+
+
+def unconditioned(black: Tensor, batch: int = 1) -> VideoCondition:
+    """Text-to-video: I is the black clip's latent [1, C, T, H, W], nothing is kept."""
+    latents = black.expand(batch, *black.shape[1:])
+    return VideoCondition(latents, torch.zeros_like(latents[:, :1]))
+
+
+def keep_nothing(shape: Shape) -> Tensor:
+    """M = 0 everywhere: text-to-video. [B, 1, T, H, W] float32, as all masks here."""
+    batch, frames, height, width = shape
+    return torch.zeros(batch, 1, frames, height, width)
+
+
+def keep_first(shape: Shape, frames: int = 1) -> Tensor:
+    """M[t < frames] = 1: image-to-video (1) and extension (k latent frames)."""
+    keep = keep_nothing(shape)
+    keep[:, :, : _within(frames, shape)] = 1.0
+    return keep
+
+
+def keep_last(shape: Shape, frames: int = 1) -> Tensor:
+    """M = 1 on the last `frames` latent frames: extension backwards."""
+    keep = keep_nothing(shape)
+    keep[:, :, shape[1] - _within(frames, shape) :] = 1.0
+    return keep
+
+
+def keep_ends(shape: Shape) -> Tensor:
+    """M[0] = M[T-1] = 1: a film between a first and a last frame."""
+    return torch.maximum(keep_first(shape), keep_last(shape))
+
+
+def keep_where(region: Tensor, spatial: int = 8, temporal: int = 4) -> Tensor:
+    """The latent keep mask [B, 1, T, H, W] of a pixel keep region [B, 1, F, Hp, Wp], 1 = keep.
+
+    A latent cell is kept only where every pixel of every frame that it covers is kept: a minimum over `spatial` x
+    `spatial` pixels and over the causal groups of 1, 4, 4, ... frames. Raises ValueError for sizes that the codec
+    does not make.
+    """
+    batch, one, frames, height, width = region.shape
+    if one != 1 or (frames - 1) % temporal or height % spatial or width % spatial:
+        raise ValueError(
+            f"a keep region must be [B, 1, {temporal}n+1, {spatial}h, {spatial}w], got {tuple(region.shape)}"
+        )
+    edited = functional.max_pool2d(1.0 - (region > 0.5).float().flatten(0, 2).unsqueeze(1), spatial)
+    edited = edited.reshape(batch, frames, height // spatial, width // spatial)
+    following = edited[:, 1:].unflatten(1, (-1, temporal)).amax(2) if frames > 1 else edited[:, 1:]
+    return 1.0 - torch.cat((edited[:, :1], following), dim=1).unsqueeze(1)
+
+
+def concat_condition(noisy: Tensor, condition: VideoCondition) -> Tensor:
+    """Concat(V, I, M) along channels: [B, 2C+1, T, H, W] in V's dtype."""
+    return torch.cat((noisy, condition.latents.to(noisy.dtype), condition.keep_mask.to(noisy.dtype)), dim=1)
+
+
+def on_path(noisy: Tensor, noise: Tensor, condition: VideoCondition, t: float) -> Tensor:
+    """V while sampling: kept cells lie on their exact straight path t*I + (1-t)*eps, the others stay as they are."""
+    clean = condition.latents.to(noisy.dtype)
+    return torch.where(condition.keep_mask > 0.5, t * clean + (1.0 - t) * noise, noisy)
+
+
+def path_velocity(velocity: Tensor, noise: Tensor, condition: VideoCondition) -> Tensor:
+    """The velocity while sampling: kept cells move as I - eps, which ends on I; the others as the model says."""
+    return torch.where(condition.keep_mask > 0.5, condition.latents.to(velocity.dtype) - noise, velocity)
+
+
+def restore_kept(latents: Tensor, condition: VideoCondition) -> Tensor:
+    """After the last step: kept cells are I itself, free of the rounding of the steps."""
+    return torch.where(condition.keep_mask > 0.5, condition.latents.to(latents.dtype), latents)
+
+
+def _within(frames: int, shape: Shape) -> int:
+    if not 0 <= frames <= shape[1]:
+        raise ValueError(f"{frames} latent frames cannot be kept of a clip of {shape[1]}; keep 0 to {shape[1]}")
+    return frames

@@ -1,0 +1,1 @@
+"""Flow matching: the convention, noise, samplers and guidance. Receives functions, never a model."""
