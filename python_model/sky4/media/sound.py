@@ -1,0 +1,86 @@
+"""Sound in: any rate and channel layout to float32 stereo at the rate asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from sky4.errors import RequestError
+
+MAX_SECONDS = 600  # ten minutes of stereo float32 are 212 MB
+OPTIONS = {"protocol_whitelist": "file"}  # a playlist inside a file must not reach the network
+
+
+def probe_audio(path: Path) -> float:
+    """Seconds of sound in the file, whose start is decoded as a proof. RequestError where missing or without sound."""
+    start = read_audio(path, seconds=0.1)
+    with av.open(str(path), options=OPTIONS) as container:
+        stream = container.streams.audio[0]
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return float(container.duration / av.time_base)
+    return start.shape[1] / 44100
+
+
+def read_audio(path: Path, seconds: float | None = None, sample_rate: int = 44100) -> NDArray[np.float32]:
+    """The first `seconds` of the sound, all of it for None: float32 [2, S], shorter where the file is.
+
+    Mono is put on both channels, more than two are mixed down. Sound that starts after the picture keeps its place.
+    RequestError where there is no sound to decode, or more than ten minutes of it.
+    """
+    if not path.is_file():
+        raise RequestError(f"'{path}' does not exist or is no file; give a sound or video file")
+    limit = MAX_SECONDS * sample_rate
+    wanted = limit + 1 if seconds is None else min(round(seconds * sample_rate), limit)
+    try:
+        with av.open(str(path), options=OPTIONS) as container:
+            wave = _decode(container, wanted, sample_rate)
+    except (av.error.FFmpegError, OSError) as error:
+        raise RequestError(f"'{path}' cannot be decoded as sound; give a WAV, MP3, FLAC, MP4 or similar") from error
+    if wave.shape[1] == 0:
+        raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
+    if wave.shape[1] > limit:
+        raise RequestError(f"'{path}' is longer than {MAX_SECONDS // 60} minutes; cut it first")
+    return wave
+
+
+def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray[np.float32]:
+    """Up to `wanted` samples; [2, 0] where the file has no sound."""
+    if not container.streams.audio:
+        return np.zeros((2, 0), np.float32)
+    stream = container.streams.audio[0]
+    resampler = AudioResampler(format="fltp", layout="stereo", rate=sample_rate)
+    start = Fraction(container.start_time or 0, av.time_base)
+    parts: list[NDArray[np.float32]] = []
+    lead = count = 0
+    for frame in _then_flush(container):
+        if frame is not None:
+            if not parts and frame.pts is not None and frame.time_base is not None:
+                lead = max(0, round((frame.pts * frame.time_base - start) * sample_rate))
+            frame.pts = None  # frames follow each other; the rounded timestamps of some containers are no gaps
+        for converted in resampler.resample(frame):
+            parts.append(np.asarray(converted.to_ndarray(), np.float32))
+            count += converted.samples
+        if lead + count >= wanted:
+            break
+    if not parts:
+        return np.zeros((2, 0), np.float32)
+    if stream.duration is not None and stream.time_base is not None:
+        # what the codec's last packet holds beyond the stream's length is padding
+        wanted = min(wanted, lead + round(stream.duration * stream.time_base * sample_rate))
+    wave = np.concatenate([np.zeros((2, lead), np.float32), *parts], axis=1)
+    return np.ascontiguousarray(wave[:, :wanted], dtype=np.float32)
+
+
+def _then_flush(container: InputContainer) -> Iterator[AudioFrame | None]:
+    yield from container.decode(audio=0)
+    yield None

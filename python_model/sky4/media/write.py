@@ -1,0 +1,295 @@
+"""Clips out: one mux, sound exact to the sample, the recipe inside, checked by reading back, whole or not at all.
+
+Sound is padded or cut to round(frames / fps * sample_rate) samples. AAC and Opus put priming samples in front; the
+containers' own means (edit list, codec delay) take them off again in every decoder, so both streams start together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sky4.errors import RequestError, Sky4Failure
+from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
+from sky4.media.recipe import COMMENT, encode_recipe
+
+Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
+
+SOUND_NAME = "audio.wav"
+BT709 = 1  # the number of BT.709 in ffmpeg's lists of primaries, transfer curves and matrices
+ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"crf": "17", "preset": "medium"},
+    "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+}
+AUDIO_BITS = {"aac": 192_000, "libopus": 160_000}
+OPUS_RATE = 48_000  # the only high rate that Opus has
+AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
+
+
+@dataclass(frozen=True)
+class WrittenClip:
+    """What stands on the disk after the check."""
+
+    path: Path
+    frames: int
+    width: int
+    height: int
+    seconds: Fraction
+    bytes: int
+
+
+def write_clip(
+    path: Path,
+    frames: Frames | None,
+    audio: NDArray[np.float32] | None,
+    *,
+    fps: Fraction,
+    recipe: Mapping[str, Any],
+    sample_rate: int = 44100,
+    force: bool = False,
+) -> WrittenClip:
+    """Write frames (chunks uint8 [f, H, W, 3]) and sound (float32 [2, S]) to `path`, in the format of its suffix.
+
+    Either may be None where the format allows it. RequestError for a name that cannot be written or a format that
+    cannot hold the clip; Sky4Failure where writing or the check fails. In both cases nothing is left on the disk.
+    """
+    chosen = output_format(path)
+    _check_holds(path, chosen, frames, audio)
+    with whole_or_nothing(path, force) as partial:
+        comment = encode_recipe(recipe)
+        if chosen.muxer:
+            written = _write_container(partial, chosen, frames, audio, fps, sample_rate, comment)
+        elif chosen.still:
+            written = _write_still(partial, frames or (), comment)
+        else:
+            written = _write_folder(partial, frames, audio, fps, sample_rate, recipe)
+        if chosen.muxer:
+            _check_container(partial, written, sample_rate, audio is not None)
+        size = sum(file.stat().st_size for file in partial.iterdir()) if partial.is_dir() else partial.stat().st_size
+    count, width, height, samples = written
+    seconds = count / fps if count else Fraction(samples, sample_rate)
+    return WrittenClip(path, count, width, height, seconds, size)
+
+
+Counts = tuple[int, int, int, int]  # frames, width, height, samples
+
+
+def _check_holds(path: Path, chosen: OutputFormat, frames: Frames | None, audio: NDArray[np.float32] | None) -> None:
+    if frames is None and audio is None:
+        raise RequestError(f"nothing to write to '{path}': neither picture nor sound was asked for")
+    if frames is not None and chosen.video_codec is None:
+        raise RequestError(f"the output '{path}' is {chosen.name}, which holds sound alone; use --only audio or .mp4")
+    if audio is not None and chosen.audio_codec is None:
+        raise RequestError(f"the output '{path}' is {chosen.name}, which holds no sound; use .mp4, or --only still")
+    if frames is None and chosen.still:
+        raise RequestError(f"the output '{path}' is {chosen.name}, which holds a picture, and none was asked for")
+
+
+def _write_container(
+    partial: Path,
+    chosen: OutputFormat,
+    frames: Frames | None,
+    audio: NDArray[np.float32] | None,
+    fps: Fraction,
+    rate: int,
+    comment: str,
+) -> Counts:
+    container = av.open(str(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, rate))
+    done = False
+    try:
+        container.metadata[COMMENT] = comment
+        chunks = None if frames is None else iter(frames)
+        first = None if chunks is None else next(chunks)
+        picture = None if first is None else _add_video(container, chosen, first, fps)
+        sound = None if audio is None else _Sound(container, chosen, audio, rate)
+        count = 0
+        for chunk in _chain(first, chunks):
+            for frame in chunk:
+                assert picture is not None
+                container.mux(picture.encode(_video_frame(frame, count, fps, picture)))
+                count += 1
+            if sound is not None:  # beside its picture, so that the muxer never has to hold one stream back
+                sound.write_until(round(count / fps * rate))
+        if picture is not None:
+            container.mux(picture.encode(None))
+        samples = 0
+        if sound is not None and audio is not None:
+            samples = round(count / fps * rate) if picture is not None else audio.shape[1]
+            sound.write_until(samples)
+            sound.finish()
+        container.close()
+        done = True
+    except av.error.FFmpegError as error:
+        raise _as_os_error(error) from error
+    finally:
+        if not done:
+            with suppress(av.error.FFmpegError, OSError):  # the file goes anyway; its first error is the one to tell
+                container.close()
+    height, width = (0, 0) if first is None else first.shape[1:3]
+    return count, width, height, samples
+
+
+def _chain(first: NDArray[np.uint8] | None, rest: Iterator[NDArray[np.uint8]] | None) -> Iterator[NDArray[np.uint8]]:
+    if first is not None:
+        yield first
+    if rest is not None:
+        yield from rest
+
+
+def _muxer_options(chosen: OutputFormat, fps: Fraction, rate: int) -> dict[str, str]:
+    if chosen.muxer not in ("mp4", "mov"):
+        return {}
+    # The edit list cuts the priming samples off in units of the movie's clock: one that counts both frames and samples
+    # exactly. 2**31 is the field's size.
+    clock = lcm(fps.numerator, rate)
+    options = {"movflags": "+faststart", "movie_timescale": str(clock if clock < 2**31 else rate)}
+    if chosen.muxer == "mov":
+        options["movflags"] += "+use_metadata_tags"  # QuickTime's own comment ends at 64 KB
+    return options
+
+
+def _add_video(
+    container: OutputContainer, chosen: OutputFormat, chunk: NDArray[np.uint8], fps: Fraction
+) -> VideoStream:
+    assert chosen.video_codec is not None
+    height, width = chunk.shape[1:3]
+    if width % 2 or height % 2:
+        raise RequestError(f"{chosen.name} holds even sizes only, got {width}x{height}; use even sizes or a PNG folder")
+    stream = container.add_stream(chosen.video_codec, rate=fps, options=ENCODERS[chosen.video_codec])
+    assert isinstance(stream, VideoStream)
+    stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", 1 / fps
+    context = stream.codec_context
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = ColorRange.MPEG
+    return stream
+
+
+def _video_frame(picture: NDArray[np.uint8], index: int, fps: Fraction, stream: VideoStream) -> VideoFrame:
+    if picture.shape != (stream.height, stream.width, 3):
+        raise Sky4Failure(f"frame {index} has the shape {picture.shape}, the clip {stream.width}x{stream.height}")
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+    )
+    frame.pts, frame.time_base = index, 1 / fps
+    return frame
+
+
+class _Sound:
+    """One audio stream, fed up to a sample number at a time."""
+
+    def __init__(self, container: OutputContainer, chosen: OutputFormat, wave: NDArray[np.float32], rate: int) -> None:
+        assert chosen.audio_codec is not None
+        self.container, self.wave, self.rate, self.written = container, wave, rate, 0
+        codec_rate = OPUS_RATE if chosen.audio_codec == "libopus" else rate
+        stream = container.add_stream(chosen.audio_codec, rate=codec_rate, layout="stereo")
+        assert isinstance(stream, AudioStream)
+        self.stream = stream
+        if chosen.audio_codec in AUDIO_BITS:
+            self.stream.codec_context.bit_rate = AUDIO_BITS[chosen.audio_codec]
+
+    def write_until(self, samples: int) -> None:
+        """Encode up to `samples`; silence where the wave is shorter."""
+        if samples <= self.written:
+            return
+        part = self.wave[:, self.written : samples]
+        part = np.pad(part, ((0, 0), (0, samples - self.written - part.shape[1])))
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(part.clip(-1.0, 1.0)), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = self.rate, self.written, Fraction(1, self.rate)
+        self.container.mux(self.stream.encode(frame))
+        self.written = samples
+
+    def finish(self) -> None:
+        self.container.mux(self.stream.encode(None))
+
+
+def _write_still(partial: Path, frames: Frames, comment: str) -> Counts:
+    count, picture = 0, None
+    for chunk in frames:
+        count += len(chunk)
+        picture = chunk[0]
+    if count != 1 or picture is None:
+        raise RequestError(f"a .png holds one picture, and the clip has {count} frames; use --only still, or .mp4")
+    _save_png(partial, picture, comment)
+    return 1, picture.shape[1], picture.shape[0], 0
+
+
+def _write_folder(
+    partial: Path,
+    frames: Frames | None,
+    audio: NDArray[np.float32] | None,
+    fps: Fraction,
+    rate: int,
+    recipe: Mapping[str, Any],
+) -> Counts:
+    partial.mkdir()
+    comment = encode_recipe(recipe)
+    count, width, height, samples = 0, 0, 0, 0
+    for chunk in frames or ():
+        for picture in chunk:
+            height, width = picture.shape[:2]
+            _save_png(partial / f"{count:05d}.png", picture, None)
+            count += 1
+    if audio is not None:
+        samples = round(count / fps * rate) if frames is not None else audio.shape[1]
+        wave = np.pad(audio[:, :samples], ((0, 0), (0, max(0, samples - audio.shape[1]))))
+        _write_container(partial / SOUND_NAME, output_format(Path(SOUND_NAME)), None, wave, fps, rate, comment)
+    (partial / RECIPE_NAME).write_text(comment + "\n", "utf-8")
+    return count, width, height, samples
+
+
+def _save_png(path: Path, picture: NDArray[np.uint8], comment: str | None) -> None:
+    info = PngInfo()
+    if comment is not None:
+        info.add_text(COMMENT, comment)
+    with path.open("wb") as file:
+        Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG", pnginfo=info)
+
+
+def _check_container(partial: Path, written: Counts, rate: int, has_audio: bool) -> None:
+    """Read the file back: as many frames as were given, and sound as long as the picture to one audio frame."""
+    count, _, _, samples = written
+    pictures, heard = 0, Fraction(0)
+    try:
+        with av.open(str(partial)) as container:
+            for packet in container.demux():
+                if packet.pts is None:
+                    continue
+                if packet.stream.type == "video":
+                    pictures += 1
+                elif packet.duration and packet.time_base:
+                    heard += packet.duration * packet.time_base
+    except av.error.FFmpegError as error:
+        raise Sky4Failure("the clip was written and could not be read back; check the disk and try again") from error
+    if pictures != count:
+        raise Sky4Failure(f"{count} frames were written and {pictures} came back; try again or another format")
+    # an encoder may put up to a frame of priming in front and a part of one behind
+    if has_audio and abs(heard - Fraction(samples, rate)) > Fraction(3 * AUDIO_FRAME, rate):
+        wanted = samples / rate
+        raise Sky4Failure(f"{wanted:.3f} s of sound were written and {float(heard):.3f} s came back; try again")
+
+
+def _as_os_error(error: av.error.FFmpegError) -> Exception:
+    """Disk faults as the OSError that they are; anything else is a failure of the encoder."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror)
+    return Sky4Failure(f"the encoder failed ({error.strerror}); try another format, such as a PNG folder")
