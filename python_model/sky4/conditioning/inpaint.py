@@ -94,7 +94,8 @@ def keep_where(region: Tensor, spatial: int = 8, temporal: int = 4) -> Tensor:
         )
     edited = functional.max_pool2d(1.0 - (region > 0.5).float().flatten(0, 2).unsqueeze(1), spatial)
     edited = edited.reshape(batch, frames, height // spatial, width // spatial)
-    following = edited[:, 1:].unflatten(1, (-1, temporal)).amax(2) if frames > 1 else edited[:, 1:]
+    groups = (batch, (frames - 1) // temporal, temporal, *edited.shape[2:])
+    following = edited[:, 1:].reshape(groups).amax(dim=2)
     return 1.0 - torch.cat((edited[:, :1], following), dim=1).unsqueeze(1)
 
 
