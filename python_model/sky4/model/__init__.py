@@ -1,0 +1,1 @@
+"""The two towers, their exchange, and their weights on disk."""

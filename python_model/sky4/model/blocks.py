@@ -1,0 +1,148 @@
+"""One depth of a tower, and the exchange between the towers at that depth (model.md, section 3).
+
+A block has two halves so that the exchange can stand between them: `attend` and `feed_forward`.
+
+    B batch   N media tokens   N_t text tokens   D width   H heads   d = D / H
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sky4.config import TransformerConfig
+from sky4.model.layers import (
+    Context,
+    CrossAttention,
+    FeedForward,
+    Modulation,
+    QKNorm,
+    SelfAttention,
+    add_gated,
+    modulate,
+)
+from sky4.ops.joint_attention import joint_attention
+
+
+class TextReading(nn.Module):
+    """Eq. 4: the media tokens read the prompt once more.
+
+    The keys come from the projected prompt, not from the text stream of the block: our choice, because they then are
+    the same at every sampling step and may be kept.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = CrossAttention(config.width, config.heads)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = self.attention.queries(x)
+        k, v = self.attention.keys_values(context.text)
+        (out,) = joint_attention([q], [k], [v], [context.text_mask])
+        return x + self.attention.finish(out)
+
+
+class DualBlock(nn.Module):
+    """Media and text with separate weights, joined in one attention."""
+
+    def __init__(self, config: TransformerConfig, reads_text: bool) -> None:
+        super().__init__()
+        shared = config.modulation == "shared"
+        self.modulation = Modulation(config.width, 6, shared)
+        self.text_modulation = Modulation(config.width, 6, shared)
+        self.attention = SelfAttention(config.width, config.heads)
+        self.text_attention = SelfAttention(config.width, config.heads)
+        self.text_reading = TextReading(config) if reads_text else None
+        self.mlp = FeedForward(config.width, config.mlp_ratio)
+        self.text_mlp = FeedForward(config.width, config.mlp_ratio)
+
+    def attend(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        shift, scale, gate, *_ = self.modulation(context)
+        text_shift, text_scale, text_gate, *_ = _own_time(self.text_modulation(context))
+        q, k, v = self.attention.project(modulate(x, shift, scale, context.reference_tokens), context.turn)
+        text_q, text_k, text_v = self.text_attention.project(modulate(text, text_shift, text_scale), None)
+        out, text_out = joint_attention([q, text_q], [k, text_k], [v, text_v], [context.mask, context.text_mask])
+        x = add_gated(x, gate, self.attention.finish(out), context.reference_tokens)
+        text = add_gated(text, text_gate, self.text_attention.finish(text_out))
+        if self.text_reading is not None:
+            x = self.text_reading(x, context)
+        return x, text
+
+    def feed_forward(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        *_, shift, scale, gate = self.modulation(context)
+        *_, text_shift, text_scale, text_gate = _own_time(self.text_modulation(context))
+        update = self.mlp(modulate(x, shift, scale, context.reference_tokens))
+        text_update = self.text_mlp(modulate(text, text_shift, text_scale))
+        return add_gated(x, gate, update, context.reference_tokens), add_gated(text, text_gate, text_update)
+
+
+class SingleBlock(nn.Module):
+    """Media and text as one sequence with one set of weights; attention and MLP in parallel from one norm."""
+
+    def __init__(self, config: TransformerConfig, reads_text: bool) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.parts = (3 * config.width, config.mlp_ratio * config.width)
+        self.modulation = Modulation(config.width, 3, config.modulation == "shared")
+        self.inward = nn.Linear(config.width, sum(self.parts))  # q, k, v and the MLP's hidden layer
+        self.norm_q = QKNorm(config.head_dim)
+        self.norm_k = QKNorm(config.head_dim)
+        self.outward = nn.Linear(config.width + self.parts[1], config.width)
+        self.text_reading = TextReading(config) if reads_text else None
+
+    def attend(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        media_tokens = x.shape[1]
+        both = torch.cat([x, text], dim=1)  # [B, N + N_t, D]
+        shift, scale, gate = self.modulation(context)
+        qkv, hidden = self.inward(modulate(both, shift, scale, context.reference_tokens)).split(self.parts, dim=-1)
+        out = self._attention(qkv, media_tokens, context)
+        update = self.outward(torch.cat([out.flatten(2), F.gelu(hidden, approximate="tanh")], dim=-1))
+        both = add_gated(both, gate, update, context.reference_tokens)
+        x, text = both[:, :media_tokens], both[:, media_tokens:]
+        if self.text_reading is not None:
+            x = self.text_reading(x, context)
+        return x, text
+
+    def _attention(self, qkv: Tensor, media_tokens: int, context: Context) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 x [B, N + N_t, H, d]
+        segments = [media_tokens, qkv.shape[1] - media_tokens]
+        (q, text_q), (k, text_k), (v, text_v) = (x.split(segments, dim=1) for x in (q, k, v))
+        out = joint_attention(
+            [self.norm_q(q, context.turn), self.norm_q(text_q, None)],
+            [self.norm_k(k, context.turn), self.norm_k(text_k, None)],
+            [v, text_v],
+            [context.mask, context.text_mask],
+        )
+        return torch.cat(out, dim=1)
+
+    def feed_forward(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Nothing: the MLP ran beside the attention."""
+        return x, text
+
+
+class Exchange(nn.Module):
+    """Eq. 5: audio reads video, then video reads the audio so updated. Positions count in time only."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.audio_attention = CrossAttention(config.width, config.heads)
+        self.video_attention = CrossAttention(config.width, config.heads)
+
+    def audio_reads_video(self, audio: Tensor, video: Tensor, at_audio: Context, at_video: Context) -> Tensor:
+        return _read(self.audio_attention, audio, video, at_audio, at_video)
+
+    def video_reads_audio(self, video: Tensor, audio: Tensor, at_video: Context, at_audio: Context) -> Tensor:
+        return _read(self.video_attention, video, audio, at_video, at_audio)
+
+
+def _read(attention: CrossAttention, x: Tensor, source: Tensor, at_x: Context, at_source: Context) -> Tensor:
+    q = attention.queries(x, at_x.time_turn)
+    k, v = attention.keys_values(source, at_source.time_turn)
+    (out,) = joint_attention([q], [k], [v], [at_source.mask])
+    return x + attention.finish(out)
+
+
+def _own_time(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Text has no references: of the groups it takes the last, the tower's own timestep."""
+    return tuple(v[:, -1:] for v in values)

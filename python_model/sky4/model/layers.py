@@ -1,0 +1,179 @@
+"""The parts of a block: time embedding, AdaLN modulation, attention cut at its seam, feed-forward.
+
+    B batch   N tokens of a sequence   D width   H heads   d = D / H
+    G groups of tokens with one timestep each: 1, or 2 where references (group 0, t = 1) lead the sequence
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sky4.model.rope import rotate
+
+NORM_EPS = 1e-6
+TIME_CHANNELS = 256  # sinusoids of the timestep embedding; as in the video model whose weights can be taken over
+TIME_SCALE = 1000.0  # t in [0, 1] spans this many units of the sinusoids' argument
+TIME_PERIOD = 10000.0
+
+
+@dataclass
+class Context:
+    """What stays the same in a tower over all its blocks."""
+
+    turn: Tensor  # [1 or B, N, 1, d/2] rotation of the media tokens
+    time_turn: Tensor  # [1 or B, N, 1, d/2] the same in time only, for the exchange
+    condition: Tensor  # [B, G, D] activated timestep embedding
+    shared: Tensor | None  # [B, G, 6D] the tower's own AdaLN projection, where blocks share it
+    reference_tokens: int
+    mask: Tensor | None  # [B, N]
+    text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
+    text_mask: Tensor | None  # [B, N_t]
+
+
+class TimestepEmbedding(nn.Module):
+    """t [B] -> [B, D]: sinusoids of 1000·t (cosines first), then an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(TIME_CHANNELS, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = TIME_SCALE * t.float()[:, None] * time_frequencies(t.device)
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.hidden.weight.dtype)
+        out: Tensor = self.out(F.silu(self.hidden(waves)))
+        return out
+
+
+def time_frequencies(device: torch.device) -> Tensor:
+    """The frequencies [128] of the timestep's sinusoids."""
+    half = TIME_CHANNELS // 2
+    steps = torch.arange(half, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(TIME_PERIOD) * steps / half)
+
+
+class Modulation(nn.Module):
+    """`count` AdaLN values per group of tokens, zero at the start.
+
+    Own projection of the timestep, or (shared) the tower's projection plus a bias of this block.
+    """
+
+    def __init__(self, width: int, count: int, shared: bool) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = None if shared else nn.Linear(width, count * width)
+        self.bias = nn.Parameter(torch.zeros(count * width)) if shared else None
+
+    def forward(self, context: Context) -> tuple[Tensor, ...]:
+        if self.linear is not None:
+            values = self.linear(context.condition)
+        else:
+            assert self.bias is not None and context.shared is not None
+            values = context.shared[..., : self.bias.numel()] + self.bias.to(context.shared.dtype)
+        return tuple(values.chunk(self.count, dim=-1))  # count x [B, G, D]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, reference_tokens: int = 0) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift with the values of each token's group."""
+    x = layer_norm(x)
+    return _by_group(lambda x, shift, scale: torch.addcmul(shift, x, 1 + scale), reference_tokens, (x,), (shift, scale))
+
+
+def add_gated(x: Tensor, gate: Tensor, update: Tensor, reference_tokens: int = 0) -> Tensor:
+    """x + gate·update with the gate of each token's group."""
+    return _by_group(
+        lambda x, update, gate: torch.addcmul(x, gate, update), reference_tokens, (x, update.to(x.dtype)), (gate,)
+    )
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def _by_group(
+    apply: Callable[..., Tensor], reference_tokens: int, tokens: tuple[Tensor, ...], values: tuple[Tensor, ...]
+) -> Tensor:
+    values = tuple(v.to(tokens[0].dtype) for v in values)
+    if values[0].shape[1] == 1:
+        return apply(*tokens, *values)
+    head = apply(*(x[:, :reference_tokens] for x in tokens), *(v[:, :1] for v in values))
+    tail = apply(*(x[:, reference_tokens:] for x in tokens), *(v[:, 1:] for v in values))
+    return torch.cat([head, tail], dim=1)
+
+
+class QKNorm(nn.Module):
+    """RMSNorm per head, then (where a rotation is given) RoPE: one float32 pass, one rounding."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(head_dim))
+
+    def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:  # [B, N, H, d]
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + NORM_EPS) * self.weight
+        return (y if turn is None else rotate(y, turn)).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """One stream's share of a joint attention: `project`, then the joint op elsewhere, then `finish`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = QKNorm(width // heads)
+        self.norm_k = QKNorm(width // heads)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x: Tensor, turn: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 x [B, N, H, d]
+        return self.norm_q(q, turn), self.norm_k(k, turn), v
+
+    def finish(self, out: Tensor) -> Tensor:
+        finished: Tensor = self.out(out.flatten(2))
+        return finished
+
+
+class CrossAttention(nn.Module):
+    """Queries of one sequence over the keys of another; the output projection starts at zero.
+
+    Queries and (with `norm_source`) keys come from a LayerNorm without weights, which the projections would absorb.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.norm_q = QKNorm(width // heads)
+        self.norm_k = QKNorm(width // heads)
+        self.out = nn.Linear(width, width)
+
+    def queries(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
+        q: Tensor = self.norm_q(self.query(layer_norm(x)).unflatten(-1, (self.heads, -1)), turn)
+        return q
+
+    def keys_values(self, source: Tensor, turn: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        k, v = self.key_value(layer_norm(source)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return self.norm_k(k, turn), v
+
+    def finish(self, out: Tensor) -> Tensor:
+        finished: Tensor = self.out(out.flatten(2))
+        return finished
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, ratio * width)
+        self.out = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(F.gelu(self.hidden(x), approximate="tanh"))
+        return out
