@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.autograd.functional import jvp
+
 from sky4.diffusion.flow import data_estimate, noise_estimate, noised, sample_t, shift, velocity_target
 from sky4.diffusion.noise import batch_noise, noise, uniform
-from torch.autograd.functional import jvp
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor]:

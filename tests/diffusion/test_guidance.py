@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
+
 from sky4.diffusion.guidance import Guidance, Prompt, guided
 from sky4.diffusion.sampler import State, Times
-from torch import Tensor
 
 TIMES = (0.25, 0.5)
 

@@ -6,11 +6,12 @@ import re
 
 import pytest
 import torch
+from torch import Tensor
+
 from sky4.diffusion.flow import shift
 from sky4.diffusion.noise import batch_noise
 from sky4.diffusion.sampler import METHODS, Method, Schedule, State, Times, evaluations, sample, schedule, timesteps
 from sky4.errors import Sky4Failure
-from torch import Tensor
 
 MEAN = torch.linspace(-2.0, 2.0, 16, dtype=torch.float64).reshape(1, 16)
 SPREAD = 0.3
