@@ -1,0 +1,218 @@
+"""Batches of latents: what one step trains on, drawn by counters, read from the cache, made ahead in a thread.
+
+Legend: B batch, C latent channels, T latent frames, H W latent grid, A audio tokens, C_a audio channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sky4.conditioning.references import AudioReferences, VideoReferences
+from sky4.diffusion.flow import sample_t
+from sky4.diffusion.noise import batch_noise
+from sky4.geometry import ClipGeometry
+from sky4.train.keyed import generator, permuted
+from sky4.train.latent_cache import LatentPool, Pool
+from sky4.train.settings import CaptionSettings, JointSettings
+from sky4.train.tasks import Task, TaskMix, keep_mask, window
+from sky4.world.captions import caption
+from sky4.world.lexicon import VOCABULARY
+from sky4.world.scene import Scene, sample_scene
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run's data stands: the next batch, the next sample, and the next place in each pool's endless order."""
+
+    batch: int = 0
+    sample: int = 0
+    clips: int = 0
+    images: int = 0
+
+    def after(self, task: Task) -> Position:
+        images = task.batch if task.kind == "t2i" else 0
+        return Position(
+            self.batch + 1, self.sample + task.batch, self.clips + task.batch - images, self.images + images
+        )
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """One step's samples; None where the task has no such part. All tensors float32.
+
+    The timesteps are [B]; a modality that is given stands at t = 1.
+    """
+
+    task: Task
+    numbers: range  # global sample numbers
+    geometry: ClipGeometry
+    prompts: tuple[str, ...]
+    video: Tensor | None  # [B, C, T, H, W], clean
+    video_noise: Tensor | None
+    video_time: Tensor
+    keep_mask: Tensor | None  # [B, 1, T, H, W]
+    video_references: VideoReferences | None
+    audio: Tensor | None  # [B, A, C_a], clean
+    audio_noise: Tensor | None
+    audio_time: Tensor
+    audio_references: AudioReferences | None
+
+    def part(self, rows: slice) -> LatentBatch:
+        """Some of the samples: gradient accumulation works a batch off in parts."""
+        cut = {
+            name: None if value is None else value[rows]
+            for name in ("video", "video_noise", "keep_mask", "audio", "audio_noise")
+            for value in (getattr(self, name),)
+        }
+        seen, heard = self.video_references, self.audio_references
+        return replace(
+            self,
+            numbers=self.numbers[rows],
+            prompts=self.prompts[rows],
+            video_time=self.video_time[rows],
+            audio_time=self.audio_time[rows],
+            video_references=None if seen is None else VideoReferences(seen.latents[rows]),
+            audio_references=None if heard is None else AudioReferences(heard.latents[rows]),
+            **cut,
+        )
+
+
+class BatchSource:
+    """Makes the batch at any position: a pure function of the settings, the cache and the position."""
+
+    def __init__(self, settings: JointSettings) -> None:
+        """Raises Sky4Failure where the cache lacks what the tasks need."""
+        self._settings = settings
+        self._clip = settings.geometry()
+        self.mix = TaskMix(settings.tasks, settings.batch, self._clip)
+        folder, wanted = Path(settings.data.cache), {"clips": settings.data.clips, "images": settings.data.images}
+        needed: list[Pool] = []
+        if any(task.kind != "t2i" for task in self.mix.tasks):
+            needed.append("clips")
+        if any(task.kind == "t2i" for task in self.mix.tasks):
+            needed.append("images")
+        self._pools = {pool: LatentPool(folder, pool, wanted[pool]) for pool in needed}
+        self.counts = {pool: data.count for pool, data in self._pools.items()}
+
+    def make(self, position: Position) -> LatentBatch:
+        settings, seed = self._settings, self._settings.seed
+        task = self.mix.draw(seed, position.batch)
+        numbers = range(position.sample, position.sample + task.batch)
+        pool = self._pools["images" if task.kind == "t2i" else "clips"]
+        start = position.images if task.kind == "t2i" else position.clips
+        items = permuted(np.arange(start, start + task.batch, dtype=np.int64), pool.count, seed, pool.pool)
+        geometry = window(self._clip, task.frames)
+        referring = task.kind == "reference" and (
+            generator(seed, "drop references", position.batch).random() >= settings.captions.drop_references
+        )
+        times = _timesteps(settings, task, numbers)
+        video = pool.read("video", items, task.frames, axis=2) if task.has_video else None
+        audio = pool.read("audio", items, geometry.audio_tokens, axis=1) if task.has_audio else None
+        return LatentBatch(
+            task=task,
+            numbers=numbers,
+            geometry=geometry,
+            prompts=tuple(_prompts(settings, task, numbers, pool, items)),
+            video=video,
+            video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
+            video_time=times[0],
+            keep_mask=None if video is None else keep_mask(task, (video.shape[3], video.shape[4]), seed, numbers),
+            video_references=VideoReferences(pool.read("image", items)) if referring else None,
+            audio=audio,
+            audio_noise=None if audio is None else batch_noise(audio.shape[1:], seed, "train audio", numbers),
+            audio_time=times[1],
+            audio_references=AudioReferences(pool.read("hit", items)) if referring else None,
+        )
+
+    def ahead(self, position: Position, count: int = 2) -> Iterator[tuple[LatentBatch, Position]]:
+        """Batches from `position` on, with the position after each, `count` of them made ahead in a thread."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
+            waiting = []
+            try:
+                while True:
+                    while len(waiting) < count:
+                        following = position.after(self.mix.draw(self._settings.seed, position.batch))
+                        waiting.append((pool.submit(self.make, position), following))
+                        position = following
+                    made, following = waiting.pop(0)
+                    yield made.result(), following
+            finally:
+                for made, _ in waiting:
+                    made.cancel()
+
+
+def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Tensor, Tensor]:
+    """(t_v, t_a) [B]: one draw for both, two on a share of the samples; a given modality stands at 1."""
+    time = settings.time
+    draws = torch.from_numpy(np.stack([generator(settings.seed, "time", number).random(3) for number in numbers]))
+    t = sample_t(draws[:, :2].float(), time.draw, mean=time.mean, std=time.std, shift_by=time.shift)
+    video = t[:, 0]
+    audio = torch.where(draws[:, 2] < time.separate, t[:, 1], video)
+    if task.kind == "v2a":
+        audio, video = t[:, 1], torch.ones_like(video)
+    if task.kind == "drive":
+        audio = torch.ones_like(audio)
+    return video, audio
+
+
+def _prompts(
+    settings: JointSettings, task: Task, numbers: range, pool: LatentPool, items: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    """A fresh caption of every sample's scene; a share is empty."""
+    kinds, languages = _Choice(settings.captions.kinds), _Choice(settings.captions.languages)
+    for number, index in zip(numbers, pool.scenes(items).tolist(), strict=True):
+        random = generator(settings.seed, "caption", number)
+        if random.random() < settings.captions.drop:
+            yield ""
+            continue
+        scene = sample_scene(pool.scene_seed, index, "train", pool.level)
+        kind, language = kinds.draw(random), languages.draw(random)
+        text = caption(
+            scene,
+            kind,  # type: ignore[arg-type]
+            language,  # type: ignore[arg-type]
+            random,
+            silent=not task.has_audio,
+            audio_only=not task.has_video,
+        )
+        yield refer(text, scene, language, random) if task.kind == "reference" else text
+
+
+class _Choice:
+    """Draws a name by weight."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self._names = tuple(weights)
+        self._edges = np.cumsum(list(weights.values())) / sum(weights.values())
+
+    def draw(self, random: np.random.Generator) -> str:
+        return self._names[min(int(np.searchsorted(self._edges, random.random(), side="right")), len(self._names) - 1)]
+
+
+def refer(text: str, scene: Scene, language: str, random: np.random.Generator) -> str:
+    """A caption that names its references: @image_1 in place of the subject's words (or after them), @audio_1 in place
+    of the sound's."""
+    words = VOCABULARY["zh" if language == "zh" else "en"]
+    shapes = "|".join(map(re.escape, sorted(words["shape"][scene.shape], key=len, reverse=True)))
+    sounds = "|".join(map(re.escape, sorted(words["material"][scene.material], key=len, reverse=True)))
+    subject = rf"一[个颗][^，。、]*?(?:{shapes})" if language == "zh" else rf"\b[Aa]n? (?:[\w-]+ ){{0,6}}?(?:{shapes})\b"
+    seen = (lambda match: f"{match.group()} @image_1") if random.random() < 0.3 else (lambda match: "@image_1")
+    text = re.sub(subject, seen, text, count=1)
+    return re.sub(rf"(?<=<sfx>)(.*?)(?:{sounds})", r"\1@audio_1", text, count=1) if random.random() < 0.7 else text
+
+
+def caption_settings_fault(captions: CaptionSettings) -> str | None:
+    """What is wrong with the caption kinds or languages, in one sentence; None where nothing is."""
+    for name, weights in (("kinds", captions.kinds), ("languages", captions.languages)):
+        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            return f"captions.{name} must give at least one weight above 0 and none below, got {weights}"
+    return None

@@ -1,0 +1,155 @@
+"""The task mix: what a batch keeps, which towers it trains, how long it is. A task is a value, made by one draw.
+
+Legend: B batch, T latent frames, H W latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sky4.conditioning.inpaint import keep_ends, keep_first, keep_last, keep_nothing
+from sky4.geometry import ClipGeometry
+from sky4.train.keyed import generator
+from sky4.train.settings import BatchSettings, TaskSettings
+
+Kind = Literal[
+    "t2i",  # a still image: the video tower alone
+    "t2v",  # a silent clip: the video tower alone
+    "t2av",
+    "t2a",  # sound alone: the audio tower alone
+    "i2v",  # the first latent frame is kept
+    "extend",  # the first k are kept
+    "backward",  # the last k are kept
+    "ends",  # the first and the last are kept
+    "mask",  # boxes and whole frames are kept
+    "reference",  # an image of the object and a sound of the material are in-context references
+    "drive",  # the sound is given (t_a = 1), the video is made
+    "v2a",  # the video is given (t_v = 1), the sound is made
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One batch's task: every sample of the batch has this kind, this length and this much kept."""
+
+    kind: Kind
+    frames: int  # latent frames; 1 for t2i
+    batch: int  # samples
+    keep: int = 1  # latent frames kept by extend and backward
+    first: float = 0.0  # share of samples that also keep their first frame
+
+    @property
+    def has_video(self) -> bool:
+        return self.kind != "t2a"
+
+    @property
+    def has_audio(self) -> bool:
+        return self.kind not in ("t2i", "t2v")
+
+    @property
+    def trains_video(self) -> bool:
+        return self.has_video and self.kind != "v2a"
+
+    @property
+    def trains_audio(self) -> bool:
+        return self.has_audio and self.kind != "drive"
+
+
+class TaskMix:
+    """Draws the task of each batch so that the *samples* come in the shares that the weights say."""
+
+    def __init__(self, tasks: Mapping[str, TaskSettings], batch: BatchSettings, clip: ClipGeometry) -> None:
+        for name, task in tasks.items():
+            if name not in KINDS:
+                raise ValueError(f"unknown task 'tasks.{name}'; use one of {', '.join(KINDS)}")
+            if task.weight < 0:
+                raise ValueError(f"tasks.{name}.weight must not be negative, got {task.weight}")
+            if any(not 1 <= frames <= clip.latent_frames for frames in task.frames):
+                raise ValueError(
+                    f"tasks.{name}.frames must lie between 1 and the clip's {clip.latent_frames} latent frames, "
+                    f"got {list(task.frames)}"
+                )
+        self._tasks: list[Task] = []
+        shares: list[float] = []
+        for name, task in tasks.items():
+            lengths = (1,) if name == "t2i" else task.frames or (clip.latent_frames,)
+            for frames in lengths:
+                kind: Kind = next(kind for kind in KINDS if kind == name)
+                size = task.batch or batch_size(kind, frames, batch, clip)
+                keeps = tuple(k for k in task.keep if k < frames) or (1,)
+                for keep in keeps if kind in ("extend", "backward") else (1,):
+                    self._tasks.append(Task(kind, frames, size, keep, task.first))
+                    # Equal samples for each length and each k: a batch of many samples is drawn less often.
+                    count = len(lengths) * (len(keeps) if kind in ("extend", "backward") else 1)
+                    shares.append(task.weight / count / size)
+        self._edges = np.cumsum(shares) / np.sum(shares)
+
+    def draw(self, seed: int, number: int) -> Task:
+        """The task of batch `number`."""
+        place = int(np.searchsorted(self._edges, generator(seed, "task", number).random(), side="right"))
+        return self._tasks[min(place, len(self._tasks) - 1)]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(self._tasks)
+
+
+def window(clip: ClipGeometry, frames: int) -> ClipGeometry:
+    """The geometry of a clip's first `frames` latent frames: what a causal codec makes of its first pixel frames."""
+    return replace(clip, frames=(frames - 1) * clip.temporal_compression + 1)
+
+
+def batch_size(kind: Kind, frames: int, batch: BatchSettings, clip: ClipGeometry) -> int:
+    """Samples of one batch under the token budget; each tower's text tokens count too."""
+    geometry = window(clip, frames)
+    video = 0 if kind == "t2a" else geometry.video_tokens + batch.text_tokens
+    audio = 0 if kind in ("t2i", "t2v") else geometry.audio_tokens + batch.text_tokens
+    return max(batch.parts, min(batch.largest, batch.tokens // (video + audio)))
+
+
+def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> Tensor:
+    """The keep mask [B, 1, T, H, W] of a batch: 1 = kept."""
+    shape = (len(numbers), task.frames, *grid)
+    if task.kind == "i2v":
+        return keep_first(shape)
+    if task.kind == "extend":
+        return keep_first(shape, task.keep)
+    if task.kind == "backward":
+        return keep_last(shape, task.keep)
+    if task.kind == "ends":
+        return keep_ends(shape)
+    keep = keep_nothing(shape)
+    if task.kind == "v2a":
+        return keep  # the video is given by its timestep, not by the mask
+    for row, number in enumerate(numbers) if task.kind == "mask" or task.first > 0 else ():
+        random = generator(seed, "keep", number)
+        if task.kind == "mask":
+            keep[row, 0] = _region(random, task.frames, grid)
+        if random.random() < task.first:
+            keep[row, 0, 0] = 1.0
+    return keep
+
+
+def _region(random: np.random.Generator, frames: int, grid: tuple[int, int]) -> Tensor:
+    """One sample's kept cells [T, H, W]: around a box, inside a box, some whole frames, or frames and a box."""
+    kept = torch.zeros(frames, *grid)
+    form = random.random()
+    if form < 0.75:
+        height, width = (int(random.integers(max(1, side // 4), max(2, 3 * side // 4 + 1))) for side in grid)
+        top, left = int(random.integers(grid[0] - height + 1)), int(random.integers(grid[1] - width + 1))
+        kept[:, top : top + height, left : left + width] = 1.0
+        if form < 0.5:  # more often the box is what is made anew
+            kept = 1.0 - kept
+    if form >= 0.6:
+        frames_kept = torch.from_numpy(random.random(frames) < random.uniform(0.1, 0.6))
+        kept[frames_kept] = 1.0
+    if bool(kept.all()):
+        kept[-1] = 0.0  # something must be left to make
+    return kept

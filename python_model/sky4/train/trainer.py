@@ -1,0 +1,264 @@
+"""Joint training: the loop, and what it needs to begin, to stop cleanly and to go on exactly where it was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sky4.config import config_to_dict
+from sky4.errors import Sky4Failure
+from sky4.inputs import TextInput
+from sky4.model.transformer import JointTransformer
+from sky4.train.batches import BatchSource, LatentBatch, Position, caption_settings_fault
+from sky4.train.checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
+from sky4.train.ema import MovingAverage
+from sky4.train.logging import TrainingLog
+from sky4.train.objective import FlowLoss, flow_loss, pad_text, to_device
+from sky4.train.optimizer import Optimizers, SpikeGuard, schedule_factor
+from sky4.train.settings import JointSettings
+
+Encode = Callable[[list[str]], TextInput]  # prompts to hidden states, on the training device
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run stops before its samples are consumed."""
+
+    max_minutes: float | None = None
+    decay_minutes: float | None = None  # the last minutes of max_minutes, in which the learning rate falls to zero
+
+    def __post_init__(self) -> None:
+        if self.decay_minutes is not None and (self.max_minutes is None or self.decay_minutes > self.max_minutes):
+            raise ValueError(f"--decay-minutes {self.decay_minutes:g} needs a --max-minutes at least as long")
+
+    def wall_factor(self, minutes: float) -> float:
+        """The learning rate's factor after `minutes` of this run."""
+        if self.max_minutes is None or not self.decay_minutes:
+            return 1.0
+        return min(1.0, max(0.0, (self.max_minutes - minutes) / self.decay_minutes))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    step: int
+    samples: int
+    reason: str  # "done", "time" or "interrupt"
+    checkpoint: Path
+
+
+class TrainingState:
+    """All that changes while training: weights, moving average, optimizer, counters."""
+
+    def __init__(self, settings: JointSettings, model: JointTransformer, counts: dict[str, int]) -> None:
+        self.settings = settings
+        self.model = model
+        self.ema = MovingAverage(model, settings.optimizer.ema)
+        self.optimizers = Optimizers(model, settings.optimizer)
+        self.spikes = SpikeGuard.fresh(settings.optimizer.spike)
+        self.position = Position()
+        self.taken = 0  # optimizer steps, without the skipped ones
+        self._counts = counts
+
+    def checkpoint(self) -> Checkpoint:
+        state: dict[str, Any] = {
+            "position": asdict(self.position),
+            "taken": self.taken,
+            "norms": list(self.spikes.norms),
+            "seed": self.settings.seed,
+            "data": self._counts,
+            "transformer": config_to_dict(self.model.config),
+            "settings": config_to_dict(self.settings),
+        }
+        return Checkpoint(dict(self.model.state_dict()), self.ema.shadow, self.optimizers.state(), state)
+
+    def restore(self, checkpoint: Checkpoint, say: Say) -> None:
+        """Go on from a checkpoint. Raises Sky4Failure where it is of another model."""
+        state = checkpoint.state
+        if state["transformer"] != config_to_dict(self.model.config):
+            raise Sky4Failure("the checkpoint is of a transformer of another shape; resume with the config it had")
+        if state["data"] != self._counts or state["seed"] != self.settings.seed:
+            say(f"note: data or seed differ from the checkpoint's ({state['data']}, now {self._counts}): not an exact resume")
+        self.model.load_state_dict(checkpoint.model)
+        self.ema.load(checkpoint.ema)
+        self.optimizers.load(checkpoint.optimizer)
+        self.spikes = SpikeGuard.fresh(self.settings.optimizer.spike, tuple(state["norms"]))
+        self.position = Position(**state["position"])
+        self.taken = state["taken"]
+
+
+def train(
+    settings: JointSettings,
+    model: JointTransformer,
+    encode: Encode,
+    black: Tensor,
+    limits: Limits = Limits(),
+    *,
+    resume: bool = False,
+    say: Say = print,
+    show: Callable[[TrainingState, TrainingLog], None] | None = None,
+) -> Outcome:
+    """Train `model` in place on its device until the samples are consumed, the time is over or Ctrl-C is pressed.
+
+    encode: the frozen text encoder; black [1, C, T, H, W]: the latent of a black clip; show: makes sample clips, called
+    every `run.sample_minutes`. A checkpoint is written at the end in every case. Raises ValueError for settings that do
+    not fit the data, Sky4Failure for a cache or a checkpoint that cannot be used and for folders that cannot be written.
+    """
+    if fault := caption_settings_fault(settings.captions):
+        raise ValueError(fault)
+    run, device = settings.run, next(model.parameters()).device
+    source = BatchSource(settings)
+    state = TrainingState(settings, model, source.counts)
+    folder = Path(run.folder) / "checkpoints"
+    begin(state, folder, resume, say)
+    step = TrainingStep(settings, state, encode, black.to(device), device)
+    log = TrainingLog(Path(run.folder), say)
+    began = saved = shown = time.monotonic()
+    reason = "done"
+    with interrupts() as interrupted:
+        stream = source.ahead(state.position)
+        while state.position.sample < settings.schedule.samples:
+            minutes = (time.monotonic() - began) / 60
+            if interrupted:
+                reason = "interrupt"
+                break
+            if limits.max_minutes is not None and minutes >= limits.max_minutes:
+                reason = "time"
+                break
+            batch, following = next(stream)
+            factor = schedule_factor(settings.schedule, state.position.sample, limits.wall_factor(minutes))
+            losses, norm, taken = step(batch, factor)
+            state.position = following
+            log.step(batch, losses, norm, taken)
+            if log.seconds >= run.log_seconds:
+                log.line(following.batch, following.sample, settings.schedule.samples, factor)
+            if time.monotonic() - saved >= 60 * run.checkpoint_minutes:
+                save_checkpoint(folder, following.batch, state.checkpoint(), run.keep_checkpoints)
+                saved = time.monotonic()
+            if show is not None and run.sample_minutes > 0 and time.monotonic() - shown >= 60 * run.sample_minutes:
+                show(state, log)
+                shown = time.monotonic()
+        stream.close()
+        log.line(state.position.batch, state.position.sample, settings.schedule.samples, 0.0)
+        path = save_checkpoint(folder, state.position.batch, state.checkpoint(), run.keep_checkpoints)
+        if show is not None and run.sample_minutes > 0 and reason != "interrupt":
+            show(state, log)
+    log.close()
+    return Outcome(state.position.batch, state.position.sample, reason, path)
+
+
+def begin(state: TrainingState, folder: Path, resume: bool, say: Say) -> None:
+    """Resume from the newest checkpoint, or make sure that a new run overwrites no older one."""
+    present = checkpoints(folder)
+    if resume and present:
+        state.restore(load_checkpoint(present[-1]), say)
+        say(f"resumed {present[-1]} at sample {state.position.sample:,}")
+    elif present:
+        raise ValueError(f"{folder} already holds checkpoints: go on with --resume, or choose another run.folder")
+
+
+class TrainingStep:
+    """One optimizer step: loss of the batch's parts, backward, clip, step, average."""
+
+    def __init__(
+        self, settings: JointSettings, state: TrainingState, encode: Encode, black: Tensor, device: torch.device
+    ) -> None:
+        self._settings, self._state, self._encode, self._black, self._device = settings, state, encode, black, device
+        self._autocast = computes_in_bfloat16(settings.run.autocast, device)
+        self._run = compiled(state.model) if settings.run.compile else state.model
+
+    def __call__(self, batch: LatentBatch, factor: float) -> tuple[list[FlowLoss], float, bool]:
+        """(losses of the parts, gradient norm before clipping, whether the step was taken)."""
+        state, optimizer = self._state, self._settings.optimizer
+        losses = [self._part(part, len(part.numbers) / len(batch.numbers)) for part in self._parts(batch)]
+        weights = [weight for weight in state.model.parameters() if weight.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, optimizer.clip))
+        taken = state.spikes.accepts(norm)
+        if taken:
+            state.optimizers.step(factor)
+            state.ema.update(state.taken)
+            state.taken += 1
+        state.optimizers.zero_grad()
+        return losses, norm, taken
+
+    def _part(self, batch: LatentBatch, share: float) -> FlowLoss:
+        batch = to_device(batch, self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            with torch.no_grad():
+                text = self._encode(list(batch.prompts))
+                if self._settings.run.compile:
+                    text = pad_text(text)
+            loss = flow_loss(
+                self._run,
+                self._state.model.config,
+                batch,
+                text,
+                self._black,
+                video_weight=self._settings.optimizer.video_weight,
+                audio_weight=self._settings.optimizer.audio_weight,
+            )
+        (loss.total * share).backward()
+        return loss
+
+    def _parts(self, batch: LatentBatch) -> Sequence[LatentBatch]:
+        parts, size = self._settings.batch.parts, len(batch.numbers)
+        if parts == 1:
+            return [batch]
+        edges = [round(size * i / parts) for i in range(parts + 1)]
+        return [batch.part(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"run.device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"run.device is {name!r}, but this torch sees no CUDA device; use auto or cpu")
+    return device
+
+
+def computes_in_bfloat16(wanted: str, device: torch.device) -> bool:
+    """Whether to autocast: "auto" does on CUDA and on processors that multiply bfloat16 matrices natively."""
+    if wanted != "auto":
+        return wanted == "bfloat16"
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def compiled(model: JointTransformer) -> Any:
+    """The model through torch.compile; each task and length compiles once."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(model)
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM fills; the step under way still ends. A second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns that handles signals
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
