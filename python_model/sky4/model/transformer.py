@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sky4.config import TransformerConfig
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.blocks import DualBlock, Exchange, SingleBlock
-from sky4.model.layers import Context, CrossAttention, Modulation, TimestepEmbedding, layer_norm, modulate
+from sky4.model.layers import Context, CrossAttention, Modulation, TimestepEmbedding, modulate
 from sky4.model.rope import rotation, temporal
 
 __all__ = ["Branch", "JointTransformer", "TextInput", "TowerInput"]
