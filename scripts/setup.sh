@@ -81,7 +81,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
     if [ ! -f .venv/.stamps/libs ]; then
         ! sky4_has_gpu || need=9 # torch for CUDA and its libraries
         free=$(df -Pk . | awk 'NR == 2 { print $4 }')
-        [ "$free" -ge $((need * 1024 * 1024)) ] ||
+        [ -z "$free" ] || [ "$free" -ge $((need * 1024 * 1024)) ] ||
             sky4_die "set-up needs about $need GB of disk in $PWD and $((free / 1024)) MB are free; make room and run this again."
     fi
 }
@@ -110,11 +110,11 @@ sky4_run() {
     fi
 }
 
-# The line of the log that says most: the last with an error in it, else the last.
+# The line of the log that says most: a full disk, else the first error, else the last line.
 sky4_reason() {
     local line
-    line=$(grep -iE 'no space left|error|fatal' build/setup.log | tail -n 1 || true)
-    [ -n "$line" ] || line=$(tail -n 1 build/setup.log)
+    line=$(grep -iE -m 1 'no space left' build/setup.log || grep -iE -m 1 '(^|[^a-z])(fatal )?error:' build/setup.log ||
+        tail -n 1 build/setup.log)
     printf '%s' "$line" | cut -c 1-300
 }
 
