@@ -1,0 +1,72 @@
+"""Where and how precisely to compute: what is asked for, or the best that this machine has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from sky4.errors import RequestError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """ "auto", "cpu", "cuda" or "cuda:N". RequestError for a device that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
+        raise RequestError(f"--device {wanted} is unknown; use auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= found:
+        raise RequestError(f"--device {wanted} is not there: torch sees {found} CUDA devices; use --device cpu")
+    return torch.device("cuda", int(number or 0))
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """ "auto", "float32", "bfloat16", "float16". auto takes bfloat16 where the machine multiplies in it."""
+    if wanted == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    name = SHORT.get(wanted, wanted)
+    if name not in DTYPES:
+        raise RequestError(f"--dtype {wanted} is unknown; use auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise RequestError("--dtype float16 is for CUDA devices; on the CPU use float32 or bfloat16")
+    return DTYPES[name]
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has bfloat16 matrix instructions; without them bfloat16 is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False  # no Linux: nothing to know it by
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def use_threads(wanted: int | None = None) -> int:
+    """Let torch compute on so many threads: as wanted, else as OMP_NUM_THREADS says, else one per physical core."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(physical_cores())
+    return torch.get_num_threads()
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hyper-threads counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add((topology / "thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores))

@@ -1,0 +1,168 @@
+"""What is given, as latents: kept frames, references, a whole modality. Files in, conditioning's values out.
+
+Legend: B = 1, C latent channels, T latent frames, F pixel frames, H W pixels, h w latent grid, S samples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sky4.conditioning import (
+    AudioReferences,
+    VideoCondition,
+    VideoReferences,
+    join_audio_references,
+    join_video_references,
+)
+from sky4.conditioning.inpaint import condition_on, unconditioned
+from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
+from sky4.errors import RequestError
+from sky4.geometry import ClipGeometry
+from sky4.media import probe_image, probe_video, read_audio, read_image, read_video
+from sky4.pipeline.request import ClipRequest, Source
+from sky4.prompting.references import ReferenceFile
+
+
+def video_condition(request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> VideoCondition:
+    """The condition latents I and the keep mask M that the request's sources amount to."""
+    black = codec.black(geometry.frames, geometry.height, geometry.width)
+    if not request.sources:
+        return unconditioned(black)
+    latents, keep = black.clone(), torch.zeros_like(black[:, :1])
+    for source in request.sources:
+        first, encoded = _source_latents(source, request, geometry, codec)
+        latents[:, :, first : first + encoded.shape[2]] = encoded
+        keep[:, :, first : first + encoded.shape[2]] = 1.0
+    return condition_on(latents, keep, black)
+
+
+def _source_latents(
+    source: Source, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec
+) -> tuple[int, Tensor]:
+    """(its first latent frame, its latents [1, C, t, h, w]); a picture is held over the group of frames it falls into.
+
+    The codec is causal and its first latent frame stands alone, so what begins later is encoded behind a lead of one
+    held frame, whose latent is dropped.
+    """
+    start = source.start if source.start >= 0 else request.frames + source.start
+    if start < 0 or start + source.frames > request.frames:
+        raise RequestError(f"{source.flag} {source.path} reaches outside the clip's {request.frames} frames")
+    frames = read_frames(source.path, source.frames, request, geometry)
+    step = geometry.temporal_compression
+    first, last = _group(start, step), _group(start + source.frames - 1, step)
+    begins = 0 if first == 0 else (first - 1) * step + 1  # pixel frames of the groups
+    ends = last * step + 1
+    lead = 0 if first == 0 else 1
+    held = np.pad(
+        frames, ((start - begins + lead, ends - (start + source.frames)), (0, 0), (0, 0), (0, 0)), mode="edge"
+    )
+    return first, codec.encode(to_pixels(held))[:, :, lead:]
+
+
+def _group(frame: int, step: int) -> int:
+    """The latent frame that a pixel frame falls into: 0 alone, then `step` frames each."""
+    return 0 if frame == 0 else (frame - 1) // step + 1
+
+
+def read_frames(path: Path, frames: int, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
+    """`frames` frames [F, H, W, 3] of a picture (one) or video, covering the clip's size; the last one is held."""
+    size = geometry.width, geometry.height
+    if frames == 1:
+        return read_image(path, size)[None]
+    return hold_last(read_video(path, request.fps, size, frames), frames)
+
+
+def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """[F, H, W, 3] continued to `count` frames by its last one."""
+    return np.pad(frames, ((0, max(0, count - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
+
+
+def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> Tensor:
+    """Latents [1, C, T, h, w] of a clip that is given whole."""
+    size = geometry.width, geometry.height
+    return codec.encode(to_pixels(hold_last(read_video(path, request.fps, size, geometry.frames), geometry.frames)))
+
+
+def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
+    """Latents [1, T_a, C] of a sound that is given whole; silence where it ends before the clip."""
+    return codec.encode(
+        torch.from_numpy(padded(read_audio(path, float(geometry.seconds)), geometry.audio_samples))[None]
+    )
+
+
+def padded(wave: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    """A wave [2, S] cut, or filled up with silence, to `samples`."""
+    return np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
+
+
+def references(
+    files: tuple[ReferenceFile, ...],
+    request: ClipRequest,
+    geometry: ClipGeometry,
+    video_codec: VideoCodec | None,
+    audio_codec: AudioCodec | None,
+) -> tuple[VideoReferences | None, AudioReferences | None]:
+    """In-context latents of the references, in the order given: pictures and films for one tower, sounds for the other.
+
+    A codec is needed only where its tower runs.
+    """
+    seen, heard = [], []
+    for file in files:
+        if file.kind == "audio" and audio_codec is not None:
+            heard.append(_heard(file, geometry, audio_codec))
+        elif file.kind != "audio" and video_codec is not None:
+            seen.append(video_codec.encode(to_pixels(_seen(file, request, geometry)))[0])
+    return join_video_references([seen], geometry.patch), join_audio_references([heard])
+
+
+def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
+    """A reference's frames, scaled as large as fits into the clip's size with its own proportions."""
+    if file.kind == "image":
+        return read_image(file.path, _fitting(probe_image(file.path), geometry))[None]
+    facts = probe_video(file.path)
+    frames = read_video(file.path, request.fps, _fitting((facts.width, facts.height), geometry), geometry.frames)
+    step = geometry.temporal_compression
+    return frames[: (len(frames) - 1) // step * step + 1]  # whole groups only
+
+
+def _fitting(size: tuple[int, int], geometry: ClipGeometry) -> tuple[int, int]:
+    cell = geometry.spatial_compression * geometry.patch
+    scale = min(geometry.width / size[0], geometry.height / size[1])
+    limits = geometry.width, geometry.height
+    width, height = (
+        min(max(round(side * scale / cell) * cell, cell), limit) for side, limit in zip(size, limits, strict=True)
+    )
+    return width, height
+
+
+def _heard(file: ReferenceFile, geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
+    wave = read_audio(file.path, float(geometry.seconds), geometry.sample_rate)
+    whole = wave.shape[1] // geometry.hop * geometry.hop
+    if whole == 0:
+        raise RequestError(
+            f"--ref {file.name}={file.path} is shorter than {geometry.hop} samples, one audio token; give more sound"
+        )
+    return codec.encode(torch.from_numpy(wave[:, :whole])[None])[0]
+
+
+def shown_references(files: tuple[ReferenceFile, ...], request: ClipRequest, geometry: ClipGeometry) -> list[Reference]:
+    """The references as the text encoder's own senses take them."""
+    shown: list[Reference] = []
+    for file in files:
+        if file.kind == "image":
+            shown.append(ImageReference(file.name, read_image(file.path)))
+        elif file.kind == "video":
+            shown.append(VideoReference(file.name, _seen(file, request, geometry)))
+        else:
+            shown.append(AudioReference(file.name, read_audio(file.path, float(geometry.seconds))))
+    return shown
+
+
+def to_pixels(frames: NDArray[np.uint8]) -> Tensor:
+    """Frames [F, H, W, 3] of 0..255 to pixels [1, 3, F, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0

@@ -1,0 +1,193 @@
+"""One request for every task: what is wanted, what is given, and how to sample. No torch, no weights.
+
+A task is a value: `sources` say which pixels are given and where they lie, `video` and `audio` a whole modality that is
+given and drives the other, `references` what the prompt speaks of. None of them: the clip is made from text alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sky4.config import config_from_dict, config_to_dict
+from sky4.errors import RequestError
+from sky4.prompting.references import ReferenceFile
+
+Outputs = Literal["both", "video", "audio", "still"]
+Sampler = Literal["euler", "heun", "unipc"]
+
+VERSION = 1  # of the recipe's request; raised when a field changes its meaning
+MAX_FRAMES = 4096
+MAX_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class Source:
+    """Given pixels: a picture (one frame) or the first `frames` of a video, laid over the clip from `start` on.
+
+    start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages.
+    """
+
+    path: Path
+    flag: str
+    start: int = 0
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Everything that decides a clip but the weights. Raises RequestError, naming flag, value and remedy.
+
+    width, height: pixels. frames: pixel frames at fps; the model makes the next 4n+1 and the rest is cut off.
+    """
+
+    prompt: str
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+    steps: int
+    guidance: float
+    audio_guidance: float
+    shift: float
+    sampler: Sampler = "euler"
+    negative_prompt: str = ""
+    seed: int = 0
+    variations: int = 1
+    outputs: Outputs = "both"
+    sources: tuple[Source, ...] = ()
+    video: Path | None = None
+    audio: Path | None = None
+    references: tuple[ReferenceFile, ...] = ()
+    enhanced_from: str = ""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
+        _within("--size", "width", self.width, 1, MAX_SIDE)
+        _within("--size", "height", self.height, 1, MAX_SIDE)
+        _within("--frames", "number of frames", self.frames, 1, MAX_FRAMES)
+        _within("--steps", "number of steps", self.steps, 1, 1000)
+        _within("--seed", "seed", self.seed, 0, 2**63 - 1)
+        _within("--variations", "number of variations", self.variations, 1, 10_000)
+        _require(0 < self.fps <= 240, f"--fps {self.fps} is outside 0 to 240 frames a second; 16 is usual")
+        for flag, weight in (("--guidance", self.guidance), ("--audio-guidance", self.audio_guidance)):
+            sound = math.isfinite(weight) and 0 <= weight <= 100
+            _require(sound, f"{flag} {weight} is not a weight from 0 to 100; 1 is no guidance, 3 to 7 are usual")
+        good = math.isfinite(self.shift) and 0 < self.shift <= 100
+        _require(good, f"--shift {self.shift} is outside 0 to 100; 1 is no shift")
+        _one_of("--sampler", self.sampler, get_args(Sampler))
+        _one_of("--only", self.outputs, get_args(Outputs))
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        given = [source.flag for source in self.sources]
+        if self.video is not None:
+            _require(self.audio is None, "--video and --audio are both given, so nothing is left to make; drop one")
+            _require(not given, f"--video gives every frame already; drop {' and '.join(given)}")
+            _require(self.wants_audio, f"--video asks for its sound, --only {self.outputs} for none; drop one of them")
+        if self.audio is not None:
+            _require(self.outputs in ("both", "video"), f"--audio drives a picture; drop --only {self.outputs}")
+        if self.outputs == "audio":
+            _require(not given, f"{' and '.join(given)} cannot shape a sound alone; drop --only audio")
+        if self.outputs == "still":
+            _require(self.frames == 1, f"--only still makes 1 frame, got {self.frames}; drop --frames and --seconds")
+        if self.frames == 1:
+            _require("--last-image" not in given, "--last-image needs a clip of 2 frames or more; raise --frames")
+        if self.negative_prompt:
+            weights = [self.guidance] * (self.outputs != "audio") + [self.audio_guidance] * self.wants_audio
+            _require(
+                any(weight != 1 for weight in weights),
+                "--negative-prompt does nothing at a guidance of 1; raise --guidance or drop it",
+            )
+        names = [reference.name for reference in self.references]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        _require(twice is None, f"--ref {twice} is given twice; choose another name for one of them")
+
+    @property
+    def wants_audio(self) -> bool:
+        """Whether sound is written."""
+        return self.outputs in ("both", "audio")
+
+    @property
+    def wants_video(self) -> bool:
+        """Whether pictures are written."""
+        return self.outputs != "audio"
+
+    @property
+    def runs_video(self) -> bool:
+        """Whether the video tower runs, be it to be heard by the audio tower alone."""
+        return self.wants_video or self.video is not None
+
+    @property
+    def runs_audio(self) -> bool:
+        """Whether the audio tower runs."""
+        return self.wants_audio or self.audio is not None
+
+    @property
+    def seconds(self) -> Fraction:
+        return self.frames / self.fps
+
+    def variation(self, index: int) -> ClipRequest:
+        """The request for clip `index` of the variations alone: the same latents as among its siblings."""
+        return replace(self, seed=self.seed + index, variations=1)
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Every input file with the flag that named it."""
+        files = [(source.flag, source.path) for source in self.sources]
+        files += [("--video", self.video)] if self.video else []
+        files += [("--audio", self.audio)] if self.audio else []
+        return files + [(f"--ref {reference.name}", reference.path) for reference in self.references]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that `from_dict` turns back into an equal request; paths are made absolute."""
+        return {"version": VERSION, **_with_plain_paths(config_to_dict(self))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClipRequest:
+        """The request of a recipe. RequestError for another version, unknown, missing or malformed values."""
+        version = values.get("version")
+        if version != VERSION:
+            raise RequestError(f"the recipe's request has version {version!r}, this sky4 reads {VERSION}; update sky4")
+        try:
+            return config_from_dict(cls, _with_paths({k: v for k, v in values.items() if k != "version"}), "request")
+        except ValueError as error:
+            raise RequestError(f"the recipe cannot be read: {error}; update sky4, or the file was edited") from error
+
+
+PATH_KEYS = ("path", "video", "audio")
+
+
+def _with_plain_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_plain_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_plain_paths(item) for item in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
+
+
+def _with_paths(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _with_paths(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(item) for item in value]
+    return Path(value) if key in PATH_KEYS and isinstance(value, str) else value
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise RequestError(message)
+
+
+def _within(flag: str, what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        nearest = min(max(value, low), high)
+        raise RequestError(f"{flag}: the {what} {value} is outside {low} to {high}; nearest: {nearest}")
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RequestError(f"{flag} {value} is unknown; choose one of {', '.join(known)}")

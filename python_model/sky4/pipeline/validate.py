@@ -1,0 +1,79 @@
+"""What can be said against a request before any weight is loaded: its @names, its sizes, its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sky4.errors import RequestError
+from sky4.geometry import ClipGeometry
+from sky4.media import probe_audio, probe_image, probe_video
+from sky4.pipeline.model_folder import ModelFolder
+from sky4.pipeline.request import ClipRequest
+from sky4.prompting import check_prompt, require_clean
+
+T = TypeVar("T")
+
+
+def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
+    """Check the request against the model and its input files; returns the sizes of what the model makes.
+
+    RequestError, naming flag, value and remedy, for whatever would fail later.
+    """
+    names = [reference.name for reference in request.references]
+    require_clean(request.prompt, names)
+    if request.negative_prompt.strip():
+        require_clean(request.negative_prompt, names)
+    geometry = model.geometry(request.width, request.height, request.frames, request.fps)
+    if request.runs_audio and geometry.audio_tokens == 0:
+        raise RequestError(
+            f"--frames {request.frames} at {request.fps} frames a second is shorter than the least sound of "
+            f"{geometry.hop} samples; ask for more frames, or --only video"
+        )
+    _check_files(request)
+    return geometry
+
+
+def warnings(request: ClipRequest) -> list[str]:
+    """What is worth saying about a request that can be served."""
+    names = [reference.name for reference in request.references]
+    return [str(fault) for fault in check_prompt(request.prompt, names) if fault.severity == "warning"]
+
+
+def seconds_of(flag: str, path: Path) -> float:
+    """How long a given video (--video) or sound (--audio) lasts. RequestError where it cannot be decoded."""
+    if flag == "--video":
+        return float(_named(flag, probe_video, path).seconds)
+    return _named(flag, probe_audio, path)
+
+
+def _check_files(request: ClipRequest) -> None:
+    for source in request.sources:
+        if source.frames == 1:
+            _named(source.flag, probe_image, source.path)
+        else:
+            facts = _named(source.flag, probe_video, source.path)
+            _long_enough(source.flag, source.path, float(facts.seconds), float(source.frames / request.fps))
+    for reference in request.references:
+        probe = {"image": probe_image, "video": probe_video, "audio": probe_audio}[reference.kind]
+        _named(f"--ref {reference.name}", probe, reference.path)
+    if request.video is not None:
+        facts = _named("--video", probe_video, request.video)
+        _long_enough("--video", request.video, float(facts.seconds), float(request.seconds))
+    if request.audio is not None:
+        seconds = _named("--audio", probe_audio, request.audio)
+        _long_enough("--audio", request.audio, seconds, float(request.seconds))
+
+
+def _long_enough(flag: str, path: Path, has: float, needs: float) -> None:
+    # a frame's tolerance: containers round their lengths
+    if has + 0.1 < needs:
+        raise RequestError(f"{flag} {path} lasts {has:.2f} s and the clip {needs:.2f} s; ask for --seconds {has:.2f}")
+
+
+def _named(flag: str, probe: Callable[[Path], T], path: Path) -> T:
+    try:
+        return probe(path)
+    except RequestError as error:
+        raise RequestError(f"{flag}: {error}") from error

@@ -1,0 +1,3 @@
+from sky4cli.main import run
+
+run()

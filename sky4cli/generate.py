@@ -1,0 +1,170 @@
+"""`sky4 generate`: argv to a ClipRequest, the clips made one after the other, a line for each."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sky4.errors import RequestError
+from sky4cli.options import Backend, Device, Dtype, Force, Json, Model, Out, Quiet, parse_number, parse_size
+
+if TYPE_CHECKING:
+    from sky4.pipeline.model_folder import Defaults
+    from sky4.pipeline.request import Outputs, Source
+
+LONGEST_SECONDS = 15  # what the architecture serves; a longer file must be asked for with --seconds
+
+
+def generate(
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")],
+    out: Out = Path("clip.mp4"),
+    negative_prompt: Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")] = "",
+    image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="The first frame.")] = None,
+    last_image: Annotated[Path | None, typer.Option("--last-image", metavar="FILE", help="The last frame.")] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", metavar="FILE", help="A clip to make the sound for; its picture is kept.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", metavar="FILE", help="With --drive: the sound that the picture follows.")
+    ] = None,
+    drive: Annotated[
+        bool, typer.Option("--drive", help="Let --audio drive the picture (speech, a beat); it is kept as it is.")
+    ] = False,
+    ref: Annotated[
+        list[str] | None,
+        typer.Option("--ref", metavar="NAME=PATH", help="A picture, video or sound that the prompt calls @NAME."),
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 64x64.")] = None,
+    seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the clip.")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Length in frames instead.")] = None,
+    fps: Annotated[str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")] = None,
+    sampler: Annotated[
+        Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", metavar="W", help="Weight of the prompt in the picture; 1 is none.")
+    ] = None,
+    audio_guidance: Annotated[
+        float | None, typer.Option("--audio-guidance", metavar="W", help="Weight of the prompt in the sound.")
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same clip.")] = 0,
+    variations: Annotated[
+        int, typer.Option("-n", "--variations", metavar="N", help="So many clips, with seeds from --seed on.")
+    ] = 1,
+    only: Annotated[
+        Literal["video", "audio", "still"] | None,
+        typer.Option("--only", help="Make this alone; -o x.wav means audio, -o x.png a still."),
+    ] = None,
+    enhance: Annotated[
+        Path | None,
+        typer.Option("--enhance", metavar="FOLDER", help="Let this instruction model rewrite the prompt first."),
+    ] = None,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    attention_backend: Backend = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a clip from a prompt, and from pictures, video or sound where given."""
+    from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.request import ClipRequest
+    from sky4.prompting import resolve_references
+    from sky4cli.console import Reporter
+    from sky4cli.make import Engine, make_clips, variation_paths
+
+    if audio is not None and not drive:
+        raise RequestError(
+            f"--audio {audio} needs --drive, to say that it drives the picture; "
+            f"a sound that the prompt speaks of is --ref audio_1={audio}"
+        )
+    if drive and audio is None:
+        raise RequestError("--drive needs the sound that drives: add --audio FILE")
+    outputs = outputs_for(out, only)
+    paths = variation_paths(out, variations, force)
+    references = resolve_references(ref or [])
+    folder = ModelFolder.read(model or BUNDLED)
+    defaults = folder.defaults
+    rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
+    width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
+    request = ClipRequest(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        frames=frames_wanted(seconds, frames, rate, outputs, video, audio, defaults),
+        fps=rate,
+        steps=defaults.steps if steps is None else steps,
+        sampler=sampler or defaults.sampler,
+        guidance=defaults.guidance if guidance is None else guidance,
+        audio_guidance=defaults.audio_guidance if audio_guidance is None else audio_guidance,
+        shift=defaults.shift if shift is None else shift,
+        seed=seed,
+        variations=variations,
+        outputs=outputs,
+        sources=_sources(image, last_image),
+        video=video,
+        audio=audio,
+        references=references,
+    )
+    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+        engine = Engine(folder.path, device, dtype, attention_backend)
+        make_clips(request, engine, paths, force, reporter, enhancer=enhance)
+
+
+def outputs_for(out: Path, only: Literal["video", "audio", "still"] | None) -> Outputs:
+    """What is made: as --only says, else as the output's suffix can hold."""
+    implied: dict[str, Outputs] = {".wav": "audio", ".png": "still"}
+    by_suffix = implied.get(out.suffix.lower())
+    if only is None:
+        return by_suffix or "both"
+    if by_suffix not in (None, only):
+        raise RequestError(f"--only {only} does not fit into the output '{out}'; choose another suffix")
+    return only
+
+
+def frames_wanted(
+    seconds: str | None,
+    frames: int | None,
+    fps: Fraction,
+    outputs: Outputs,
+    video: Path | None,
+    audio: Path | None,
+    defaults: Defaults,
+) -> int:
+    """The clip's length: as asked for, else as long as the given video or sound, else the model's default."""
+    if seconds is not None and frames is not None:
+        raise RequestError(f"--seconds {seconds} and --frames {frames} are both given; drop one of them")
+    if frames is not None:
+        return frames
+    if seconds is not None:
+        return max(1, round(parse_number("--seconds", seconds, "5 or 2.5") * fps))
+    if outputs == "still":
+        return 1
+    if video is None and audio is None:
+        return max(1, round(defaults.frames / defaults.fps * fps))
+    from sky4.pipeline.validate import seconds_of
+
+    flag, path = ("--video", video) if video is not None else ("--audio", audio)
+    assert path is not None
+    lasts = seconds_of(flag, path)
+    if lasts > LONGEST_SECONDS:
+        longest = f"more than {LONGEST_SECONDS} s; take a part with --seconds"
+        raise RequestError(f"{flag} {path} lasts {lasts:.1f} s, {longest}")
+    return max(1, round(lasts * float(fps)))
+
+
+def _sources(image: Path | None, last_image: Path | None) -> tuple[Source, ...]:
+    from sky4.pipeline.request import Source
+
+    first = (Source(image, "--image", start=0),) if image is not None else ()
+    last = (Source(last_image, "--last-image", start=-1),) if last_image is not None else ()
+    return first + last

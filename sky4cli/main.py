@@ -1,0 +1,82 @@
+"""`sky4`: picks the command, and turns every error into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from sky4 import __version__
+from sky4.errors import RequestError, Sky4Failure
+from sky4cli.doctor import doctor
+from sky4cli.generate import generate
+from sky4cli.rerun import rerun
+from sky4cli.show import show
+
+OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="sky4",
+    help="Video with sound from text, pictures, video and sound.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate)
+app.command("show")(show)
+app.command("rerun")(rerun)
+app.command("doctor")(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sky4 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 130 interrupted."""
+    if os.environ.get("SKY4_DEBUG") != "1":
+        warnings.simplefilter("ignore")  # what libraries say to their developers
+    try:
+        code = app(args=list(sys.argv[1:] if argv is None else argv), prog_name="sky4", standalone_mode=False)
+    except RequestError as error:
+        return _say(error, BAD_REQUEST)
+    except Sky4Failure as error:
+        return _say(error, FAILED)
+    except typer.TyperException as error:  # unknown options, missing values: argv that typer itself cannot read
+        return _say(error, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print("sky4: interrupted; no partial file was left", file=sys.stderr)
+    return code if isinstance(code, int) else OK
+
+
+def run() -> NoReturn:
+    sys.exit(main())
+
+
+def _say(error: Exception, code: int) -> int:
+    if os.environ.get("SKY4_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    print(f"sky4: {' '.join(message.split())}", file=sys.stderr)
+    render = getattr(error, "render", None)  # a prompt's faults show themselves with carets
+    if callable(render):
+        print(render(), file=sys.stderr)
+    return code

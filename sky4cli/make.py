@@ -1,0 +1,120 @@
+"""What `generate` and `rerun` share: checks before weights, the clips one after the other, what is said of each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sky4.errors import RequestError
+from sky4cli.console import Reporter
+
+if TYPE_CHECKING:
+    from sky4.media import WrittenClip
+    from sky4.pipeline.clip import Clip
+    from sky4.pipeline.request import ClipRequest
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Which weights compute where."""
+
+    model: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    attention_backend: str = "auto"
+    threads: int | None = None
+
+
+def make_clips(
+    request: ClipRequest,
+    engine: Engine,
+    paths: list[Path],
+    force: bool,
+    reporter: Reporter,
+    enhancer: Path | None = None,
+) -> list[Clip]:
+    """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
+    that is possible."""
+    from sky4.pipeline.model_folder import ModelFolder
+    from sky4.pipeline.validate import validate, warnings
+
+    began = time.monotonic()
+    validate(request, ModelFolder.read(engine.model))
+    for warning in warnings(request):
+        reporter.note(f"note: {warning}")
+    if enhancer is not None:
+        request = _enhanced(request, enhancer, reporter)
+    reporter.stage("loading", 0, 1)
+    from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
+    from sky4.pipeline.generate import generate_clips
+
+    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    clips, records = [], []
+    for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
+        written = clip.save(path, force=force, progress=reporter.stage)
+        took, began = time.monotonic() - began, time.monotonic()
+        reporter.result(_line(written, clip, took))
+        clips.append(clip)
+        records.append(_record(written, clip, took))
+    reporter.record({"clips": records})
+    return clips
+
+
+def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
+    """clip.mp4 for one, clip-1.mp4, clip-2.mp4 ... for several. RequestError where one cannot be written."""
+    from sky4.media import check_destination
+
+    paths = [out]
+    if variations > 1:
+        paths = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, variations + 1)]
+    for path in paths:
+        check_destination(path, force)
+    return paths
+
+
+def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipRequest:
+    reporter.stage("rewriting the prompt", 0, 1)
+    from sky4.prompting.enhance import LocalRewriter, enhance
+
+    made = enhance(request.prompt, LocalRewriter(folder), [reference.name for reference in request.references])
+    reporter.note(f"prompt: {made.prompt}")
+    return replace(request, prompt=made.prompt, enhanced_from=made.original)
+
+
+def _line(written: WrittenClip, clip: Clip, took: float) -> str:
+    size = f"{written.width}x{written.height}  " if written.width else ""
+    length = "" if clip.request.outputs == "still" else f"{float(written.seconds):.2f} s  "
+    return f"{written.path}  {size}{length}seed {clip.request.seed}  took {took:.1f} s"
+
+
+def _record(written: WrittenClip, clip: Clip, took: float) -> dict[str, Any]:
+    return {
+        "path": str(written.path),
+        "width": written.width,
+        "height": written.height,
+        "frames": written.frames,
+        "fps": str(clip.fps),
+        "seconds": round(float(written.seconds), 6),
+        "bytes": written.bytes,
+        "seed": clip.request.seed,
+        "prompt": clip.request.prompt,
+        "latents": clip.checksums,
+        "took_seconds": round(took, 3),
+    }
+
+
+def read_engine(recipe: dict[str, Any], model: Path | None, device: str | None) -> Engine:
+    """What a recipe's clip was computed with, or what is said instead. RequestError for a recipe that does not tell."""
+    try:
+        computed = recipe["computed"]
+        return Engine(
+            model=model or Path(recipe["model"]["path"]),
+            device=device or computed["device"],
+            dtype=computed["dtype"],
+            attention_backend=computed["attention_backend"],
+            threads=int(computed["threads"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"the recipe does not tell what computed it ({error!r}); the file was edited") from error

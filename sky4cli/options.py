@@ -1,0 +1,49 @@
+"""What several commands share: how options are read, and the options themselves. Strings become values here."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sky4.errors import RequestError
+
+Model = Annotated[
+    Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder. Default: the bundled tiny model.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ... or auto.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Backend = Annotated[str, typer.Option("--attention-backend", help="A backend that `sky4 doctor` lists, or auto.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="PATH",
+        help="Output: .mp4 .mov .mkv .webm .wav .png, or a name without suffix for a folder of PNG pictures.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'1280x720' to (1280, 720)."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"--size {text}: expected WIDTHxHEIGHT in pixels, for example 64x64")
+    return int(width), int(height)
+
+
+def parse_number(flag: str, text: str, example: str) -> Fraction:
+    """A number above 0, exactly: '16', '29.97' or '30000/1001'."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise RequestError(f"{flag} {text}: expected a number such as {example}") from None
+    if value <= 0:
+        raise RequestError(f"{flag} {text}: must be above 0, for example {example}")
+    return value
