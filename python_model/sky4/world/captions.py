@@ -242,7 +242,9 @@ def caption(
 
 _TABLE = phrase_table()
 _ENGLISH = re.compile(
-    r"(?<![a-z-])(?:" + "|".join(re.escape(p) for p in sorted(_TABLE, key=len, reverse=True) if p.isascii()) + r")(?![a-z])"
+    r"(?<![a-z-])(?:"
+    + "|".join(re.escape(p) for p in sorted(_TABLE, key=len, reverse=True) if p.isascii())
+    + r")(?![a-z])"
 )
 _CHINESE = re.compile("|".join(re.escape(p) for p in sorted(_TABLE, key=len, reverse=True) if not p.isascii()))
 _SFX = re.compile(r"<sfx>(.*?)</sfx>", re.DOTALL)
@@ -272,6 +274,8 @@ def parse(text: str) -> Facts:
     sound_alone = "shape" not in seen and "colour" not in seen
     where = heard if sound_alone else seen
     direction = where.get("direction")
+    motion: str | None
+    drift: str | None
     if bounces:
         motion, drift = "bounce", direction if direction in ("left", "right") else "none"
     else:

@@ -112,7 +112,9 @@ def measure_clip(
 def psnr(frame: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Peak signal to noise ratio in dB of two uint8 pictures of one shape; equal ones count as 99 dB."""
     if frame.shape != reference.shape:
-        raise ValueError(f"pictures to compare must have one shape, got {list(frame.shape)} and {list(reference.shape)}")
+        raise ValueError(
+            f"pictures to compare must have one shape, got {list(frame.shape)} and {list(reference.shape)}"
+        )
     error = float(np.square(frame.astype(np.float64) - reference).mean())
     return min(99.0, float(10 * np.log10(255.0**2 / error))) if error > 0 else 99.0
 
@@ -214,8 +216,8 @@ def _synchrony(clips: Sequence[MeasuredClip]) -> list[Measure]:
         return Measure(name, of(own), chance, n, unit)
 
     def agreement(pairings: list[Pairing]) -> float:
-        close, events = np.sum([pairing.agreement(SYNCHRONOUS) for pairing in pairings], axis=0)
-        return float(close / events) if events else 0.0
+        close, events = zip(*(pairing.agreement(SYNCHRONOUS) for pairing in pairings), strict=True)
+        return sum(close) / sum(events) if sum(events) else 0.0
 
     return [
         line("clips with matched events", lambda ps: float(np.mean([bool(p.offsets) for p in ps])), "share"),

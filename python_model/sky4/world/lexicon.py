@@ -164,7 +164,9 @@ ALIASES: dict[str, Words] = {
         "glass": ("glass", "glassy", "玻璃"),
         "rubber": ("rubber", "rubbery", "橡胶"),
     },
-    "bounce": {"bounce": ("bounce", "bounces", "bouncing", "bounced", "hop", "hops", "hopping", "弹跳", "跳动", "弹起")},
+    "bounce": {
+        "bounce": ("bounce", "bounces", "bouncing", "bounced", "hop", "hops", "hopping", "弹跳", "跳动", "弹起")
+    },
 }
 
 

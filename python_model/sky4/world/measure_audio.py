@@ -75,7 +75,7 @@ def _onsets(power: Floats, rate: int) -> list[int]:
 
 
 def _change_point(power: Floats, near: int, rate: int) -> int:
-    """The sample about `near` that best splits its surroundings into a quiet and a loud part (most likely variances)."""
+    """The sample about `near` that best splits its surroundings into a quiet and a loud part (by likelihood)."""
     beside, reach = round(BESIDE * rate), round(REFINE * rate)
     begin, end = max(0, near - beside), min(len(power), near + beside)
     total = np.concatenate([[0.0], np.cumsum(power[begin:end])]) + 1e-12
@@ -106,7 +106,8 @@ def _bands(sound: Floats, rate: int) -> Floats:
     band = np.floor(np.log2(np.maximum(frequency, 1e-3) / LOWEST) * BANDS_PER_OCTAVE).astype(int)
     count = round(OCTAVES * BANDS_PER_OCTAVE)
     inside = (band >= 0) & (band < count)
-    return np.bincount(band[inside], weights=spectrum[inside], minlength=count)
+    energy: Floats = np.bincount(band[inside], weights=spectrum[inside], minlength=count).astype(np.float64)
+    return energy
 
 
 def _profile(bands: Floats) -> Floats:

@@ -121,7 +121,7 @@ def _coverage(difference: NDArray[np.float32], step: NDArray[np.float32]) -> NDA
 
 def _blobs(alpha: NDArray[np.float32]) -> tuple[_Blobs, NDArray[np.float32]]:
     """Centre and area of the object in each frame, and the coverages without what lies far from it."""
-    frames, height, width = alpha.shape
+    _, height, width = alpha.shape
     xs, ys = np.arange(width) + 0.5, np.arange(height) + 0.5
     for reach in (3.0, 2.2, 2.0):  # in equivalent radii about the centre found before
         area = alpha.sum((1, 2), dtype=np.float64)
@@ -223,5 +223,3 @@ def _motion(track: Floats, fps: float) -> tuple[str, str]:
         return "static", "none"
     direction = sideways if abs(vx) >= abs(vy) else "up" if vy < 0 else "down"
     return direction, direction
-
-

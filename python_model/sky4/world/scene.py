@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sky4.world.vocabulary import BACKGROUNDS, COLOURS, DRIFTS, LEVEL_SHAPES, MATERIALS, MOTIONS, SIZES, TEMPI, is_held_out
+from sky4.world.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    DRIFTS,
+    LEVEL_SHAPES,
+    MATERIALS,
+    MOTIONS,
+    SIZES,
+    TEMPI,
+    is_held_out,
+)
 
 Split = Literal["train", "heldout"]
 
@@ -123,7 +133,9 @@ def sample_scene(seed: int, index: int, split: Split = "train", level: int = 1) 
     # A traveller starts so that the middle of its way is near the middle of the frame.
     x0 = 0.5 - vx * CLIP_SECONDS / 2 + random.uniform(-0.04, 0.04)
     if vx == 0.0:
-        x0 = {"left": 0.28, "middle": 0.5, "right": 0.72}[choose(("left", "middle", "right"))] + random.uniform(-0.06, 0.06)
+        x0 = {"left": 0.28, "middle": 0.5, "right": 0.72}[choose(("left", "middle", "right"))] + random.uniform(
+            -0.06, 0.06
+        )
     y0 = 0.5 - vy * CLIP_SECONDS / 2 + random.uniform(-0.04, 0.04)
     if vy == 0.0:
         y0 = 0.5 + random.uniform(-0.1, 0.1)
