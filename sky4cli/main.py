@@ -16,6 +16,7 @@ from sky4cli.doctor import doctor
 from sky4cli.generate import generate
 from sky4cli.rerun import rerun
 from sky4cli.show import show
+from sky4cli.train import train
 
 OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,6 +32,7 @@ app.command("generate")(generate)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)
+app.add_typer(train)
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,9 +6,10 @@ Legend: B batch, C latent channels, T latent frames, H W latent grid, A audio to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.diffusion.flow import sample_t
 from sky4.diffusion.noise import batch_noise
+from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator, permuted
 from sky4.train.latent_cache import LatentPool, Pool
@@ -68,21 +70,24 @@ class LatentBatch:
 
     def part(self, rows: slice) -> LatentBatch:
         """Some of the samples: gradient accumulation works a batch off in parts."""
-        cut = {
-            name: None if value is None else value[rows]
-            for name in ("video", "video_noise", "keep_mask", "audio", "audio_noise")
-            for value in (getattr(self, name),)
-        }
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
         seen, heard = self.video_references, self.audio_references
         return replace(
             self,
             numbers=self.numbers[rows],
             prompts=self.prompts[rows],
+            video=cut(self.video),
+            video_noise=cut(self.video_noise),
             video_time=self.video_time[rows],
+            keep_mask=cut(self.keep_mask),
+            audio=cut(self.audio),
+            audio_noise=cut(self.audio_noise),
             audio_time=self.audio_time[rows],
             video_references=None if seen is None else VideoReferences(seen.latents[rows]),
             audio_references=None if heard is None else AudioReferences(heard.latents[rows]),
-            **cut,
         )
 
 
@@ -90,18 +95,37 @@ class BatchSource:
     """Makes the batch at any position: a pure function of the settings, the cache and the position."""
 
     def __init__(self, settings: JointSettings) -> None:
-        """Raises Sky4Failure where the cache lacks what the tasks need."""
+        """Raises Sky4Failure where the cache lacks what the tasks need, ValueError where it does not fit the config."""
         self._settings = settings
-        self._clip = settings.geometry()
-        self.mix = TaskMix(settings.tasks, settings.batch, self._clip)
-        folder, wanted = Path(settings.data.cache), {"clips": settings.data.clips, "images": settings.data.images}
-        needed: list[Pool] = []
-        if any(task.kind != "t2i" for task in self.mix.tasks):
-            needed.append("clips")
-        if any(task.kind == "t2i" for task in self.mix.tasks):
-            needed.append("images")
-        self._pools = {pool: LatentPool(folder, pool, wanted[pool]) for pool in needed}
-        self.counts = {pool: data.count for pool, data in self._pools.items()}
+        folder, data = Path(settings.data.cache), settings.data
+        active = [name for name, task in settings.tasks.items() if task.weight > 0]
+        self._pools: dict[Pool, LatentPool] = {}
+        if "t2i" in active:
+            self._pools["images"] = LatentPool(folder, "images", data.images)
+        if active != ["t2i"]:
+            self._pools["clips"] = LatentPool(folder, "clips", data.clips)
+        manifests = [pool.manifest for pool in self._pools.values()]
+        if manifests[0].origin != manifests[-1].origin:
+            raise Sky4Failure(
+                f"clips and images in {folder} were made by other codecs or for other clips; keep one kind"
+            )
+        clip, made = settings.clip, manifests[0]
+        if (made.width, made.height, made.frames, Fraction(made.fps)) != (
+            clip.width,
+            clip.height,
+            clip.frames,
+            clip.fps,
+        ):
+            raise ValueError(
+                f"config.clip is {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps} fps, but {folder} "
+                f"holds {made.width}x{made.height}, {made.frames} frames at {made.fps} fps: change one of them"
+            )
+        self.clip = made.geometry(settings.transformer_config().patch)
+        self.mix = TaskMix(settings.tasks, settings.batch, self.clip)
+        self.channels = {"video": next(iter(self._pools.values())).shape("video")[0]}
+        if "clips" in self._pools:
+            self.channels["audio"] = self._pools["clips"].shape("audio")[1]
+        self.counts: dict[str, int] = {name: pool.count for name, pool in self._pools.items()}
 
     def make(self, position: Position) -> LatentBatch:
         settings, seed = self._settings, self._settings.seed
@@ -109,8 +133,8 @@ class BatchSource:
         numbers = range(position.sample, position.sample + task.batch)
         pool = self._pools["images" if task.kind == "t2i" else "clips"]
         start = position.images if task.kind == "t2i" else position.clips
-        items = permuted(np.arange(start, start + task.batch, dtype=np.int64), pool.count, seed, pool.pool)
-        geometry = window(self._clip, task.frames)
+        items = permuted(np.arange(start, start + task.batch), pool.count, seed, pool.pool)
+        geometry = window(self.clip, task.frames)
         referring = task.kind == "reference" and (
             generator(seed, "drop references", position.batch).random() >= settings.captions.drop_references
         )
@@ -133,10 +157,10 @@ class BatchSource:
             audio_references=AudioReferences(pool.read("hit", items)) if referring else None,
         )
 
-    def ahead(self, position: Position, count: int = 2) -> Iterator[tuple[LatentBatch, Position]]:
+    def ahead(self, position: Position, count: int = 2) -> Generator[tuple[LatentBatch, Position], None, None]:
         """Batches from `position` on, with the position after each, `count` of them made ahead in a thread."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            waiting = []
+            waiting: list[tuple[Future[LatentBatch], Position]] = []
             try:
                 while True:
                     while len(waiting) < count:
@@ -204,7 +228,9 @@ def refer(text: str, scene: Scene, language: str, random: np.random.Generator) -
     words = VOCABULARY["zh" if language == "zh" else "en"]
     shapes = "|".join(map(re.escape, sorted(words["shape"][scene.shape], key=len, reverse=True)))
     sounds = "|".join(map(re.escape, sorted(words["material"][scene.material], key=len, reverse=True)))
-    subject = rf"一[个颗][^，。、]*?(?:{shapes})" if language == "zh" else rf"\b[Aa]n? (?:[\w-]+ ){{0,6}}?(?:{shapes})\b"
+    subject = (
+        rf"一[个颗][^，。、]*?(?:{shapes})" if language == "zh" else rf"\b[Aa]n? (?:[\w-]+ ){{0,6}}?(?:{shapes})\b"
+    )
     seen = (lambda match: f"{match.group()} @image_1") if random.random() < 0.3 else (lambda match: "@image_1")
     text = re.sub(subject, seen, text, count=1)
     return re.sub(rf"(?<=<sfx>)(.*?)(?:{sounds})", r"\1@audio_1", text, count=1) if random.random() < 0.7 else text

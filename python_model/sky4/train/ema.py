@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """shadow += (1 - d)(weight - shadow) with d = min(decay, (1 + s)/(10 + s)) at step s: a young average forgets fast."""
+    """shadow += (1 - d)(weight - shadow), d = min(decay, (1 + s)/(10 + s)) at step s: a young average forgets fast."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._weights = {name: weight for name, weight in model.named_parameters()}
+        self._weights = dict(model.named_parameters())
         self.shadow = {name: weight.detach().clone().float() for name, weight in self._weights.items()}
         self._decay = decay
 

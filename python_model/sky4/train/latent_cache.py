@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sky4.errors import Sky4Failure
+from sky4.geometry import ClipGeometry
 
 Pool = Literal["clips", "images"]
 FORMAT = "sky4-latents"
@@ -39,12 +41,30 @@ class Manifest:
     height: int
     frames: int
     fps: str
-    video_codec: str  # digests of the weights
+    sample_rate: int
+    hop: int
+    spatial_compression: int
+    temporal_compression: int
+    video_codec: str  # digests of configuration and weights
     audio_codec: str
 
     @property
     def origin(self) -> tuple[object, ...]:
-        return tuple(value for name, value in asdict(self).items() if name not in ("first", "count"))
+        return tuple(value for name, value in asdict(self).items() if name not in ("pool", "first", "count"))
+
+    def geometry(self, patch: int) -> ClipGeometry:
+        """Of the whole clips, for a transformer of this patch."""
+        return ClipGeometry(
+            width=self.width,
+            height=self.height,
+            frames=self.frames,
+            fps=Fraction(self.fps),
+            sample_rate=self.sample_rate,
+            hop=self.hop,
+            spatial_compression=self.spatial_compression,
+            temporal_compression=self.temporal_compression,
+            patch=patch,
+        )
 
 
 def shard_path(folder: Path, pool: str, shard: int, suffix: str) -> Path:
@@ -64,6 +84,22 @@ def write_shard(folder: Path, shard: int, manifest: Manifest, arrays: Mapping[st
     text = {"format": FORMAT, "version": 1, "arrays": {name: list(array.shape) for name, array in arrays.items()}}
     partial.write_text(json.dumps(text | asdict(manifest), indent=1), encoding="utf-8")
     os.replace(partial, path)
+
+
+def write_black(folder: Path, black: Tensor) -> None:
+    """Keep the latent of a black clip [1, C, T, H, W] beside the shards: with it, training needs no codec."""
+    partial = folder / f"black.{os.getpid()}.partial"
+    with partial.open("wb") as file:
+        np.save(file, black.cpu().numpy().astype(np.float32), allow_pickle=False)
+    os.replace(partial, folder / "black.npy")
+
+
+def read_black(folder: Path) -> Tensor:
+    """Raises Sky4Failure where the cache has none."""
+    try:
+        return torch.from_numpy(np.load(folder / "black.npy", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise Sky4Failure(f"cannot read {folder / 'black.npy'}: {error}; make it with 'sky4 train cache'") from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -87,18 +123,20 @@ class LatentPool:
         if not paths:
             raise Sky4Failure(f"no {pool} in the latents cache {folder}; make them with 'sky4 train cache'")
         manifests = [read_manifest(path) for path in paths]
-        self.origin = manifests[0].origin
+        self.manifest = manifests[0]
         for path, manifest in zip(paths, manifests, strict=True):
-            if manifest.origin != self.origin:
-                raise Sky4Failure(f"{path} was made by other codecs or for other clips than {paths[0]}: remove one kind")
+            if manifest.origin != self.manifest.origin:
+                raise Sky4Failure(
+                    f"{path} was made by other codecs or for other clips than {paths[0]}: remove one kind"
+                )
         self.pool = pool
+        self.scene_seed, self.level = self.manifest.scene_seed, self.manifest.level
         self._paths = [path.with_suffix("") for path in paths]
         self._open: dict[tuple[str, int], npt.NDArray[np.float16]] = {}
         self._ends = np.cumsum([manifest.count for manifest in manifests])
         self._firsts = np.array([manifest.first for manifest in manifests])
         self._starts = self._ends - np.array([manifest.count for manifest in manifests])
         self.count = min(limit, int(self._ends[-1]))
-        self.scene_seed, self.level = manifests[0].scene_seed, manifests[0].level
 
     def scenes(self, items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The scene index of each item."""
@@ -113,6 +151,10 @@ class LatentPool:
             row = self._array(name, shard)[item - int(self._starts[shard])]
             rows.append(row if length is None else row[(slice(None),) * (axis - 1) + (slice(0, length),)])
         return torch.from_numpy(np.stack(rows)).float()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one item's array."""
+        return self._array(name, 0).shape[1:]
 
     def _array(self, name: str, shard: int) -> npt.NDArray[np.float16]:
         if (name, shard) not in self._open:

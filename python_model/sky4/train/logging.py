@@ -29,7 +29,7 @@ class TrainingLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(folder / "tensorboard"))
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self._say = say
+        self.say = say
         self._forget()
 
     def _forget(self) -> None:
@@ -83,7 +83,7 @@ class TrainingLog:
         if self._skipped:
             words.append(f"{self._skipped} of {self._steps} steps skipped")
         values |= {f"samples/{kind}": count for kind, count in self._tasks.items()}
-        self._say("  ".join(words))
+        self.say("  ".join(words))
         self._file.write(json.dumps({"step": step, "samples": samples, "time": time.time()} | values) + "\n")
         self._file.flush()
         for name, value in values.items():

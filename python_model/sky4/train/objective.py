@@ -42,7 +42,7 @@ def flow_loss(
     video_weight: float = 1.0,
     audio_weight: float = 1.0,
 ) -> FlowLoss:
-    """The loss of a batch whose tensors lie on the model's device; black [1, C, >= T, H, W] is a black clip's latent."""
+    """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip."""
     task = batch.task
     video, audio = video_input(config, batch, black), audio_input(config, batch)
     video_out, audio_out = model(video, audio, text)

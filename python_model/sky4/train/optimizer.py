@@ -33,7 +33,7 @@ class Optimizers:
     """One or two torch optimizers behind one step, with their state by weight name."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
-        self._names = {weight: name for name, weight in model.named_parameters()}
+        self._names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
         muon, decayed, plain = [], [], []
         for weight, name in self._names.items():
             if settings.kind == "muon" and is_hidden_matrix(name, weight):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import yaml
 
 from sky4.config import TransformerConfig, config_from_dict, config_to_dict, preset
-from sky4.geometry import ClipGeometry
 
 
 @dataclass(frozen=True)
@@ -151,12 +150,6 @@ class JointSettings:
     def transformer_config(self) -> TransformerConfig:
         """The preset with this run's replacements."""
         return config_from_dict(TransformerConfig, config_to_dict(preset(self.preset)) | self.transformer)
-
-    def geometry(self) -> ClipGeometry:
-        """Of the whole clips."""
-        return ClipGeometry(
-            self.clip.width, self.clip.height, self.clip.frames, self.clip.fps, patch=self.transformer_config().patch
-        )
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> JointSettings:

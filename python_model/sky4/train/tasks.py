@@ -79,6 +79,8 @@ class TaskMix:
         self._tasks: list[Task] = []
         shares: list[float] = []
         for name, task in tasks.items():
+            if task.weight == 0:
+                continue
             lengths = (1,) if name == "t2i" else task.frames or (clip.latent_frames,)
             for frames in lengths:
                 kind: Kind = next(kind for kind in KINDS if kind == name)

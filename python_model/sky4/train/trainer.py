@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,6 +57,9 @@ class Outcome:
     checkpoint: Path
 
 
+NO_LIMITS = Limits()
+
+
 class TrainingState:
     """All that changes while training: weights, moving average, optimizer, counters."""
 
@@ -68,6 +72,18 @@ class TrainingState:
         self.position = Position()
         self.taken = 0  # optimizer steps, without the skipped ones
         self._counts = counts
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model holds its moving average inside the `with` block, in eval mode."""
+        weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+        self.model.load_state_dict(self.ema.shadow)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(weights)
+            self.model.train()
 
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
@@ -87,7 +103,10 @@ class TrainingState:
         if state["transformer"] != config_to_dict(self.model.config):
             raise Sky4Failure("the checkpoint is of a transformer of another shape; resume with the config it had")
         if state["data"] != self._counts or state["seed"] != self.settings.seed:
-            say(f"note: data or seed differ from the checkpoint's ({state['data']}, now {self._counts}): not an exact resume")
+            say(
+                f"note: not an exact resume: data or seed differ from the checkpoint's "
+                f"({state['data']}, seed {state['seed']}; now {self._counts}, seed {self.settings.seed})"
+            )
         self.model.load_state_dict(checkpoint.model)
         self.ema.load(checkpoint.ema)
         self.optimizers.load(checkpoint.optimizer)
@@ -99,9 +118,10 @@ class TrainingState:
 def train(
     settings: JointSettings,
     model: JointTransformer,
+    source: BatchSource,
     encode: Encode,
     black: Tensor,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
     *,
     resume: bool = False,
     say: Say = print,
@@ -109,14 +129,15 @@ def train(
 ) -> Outcome:
     """Train `model` in place on its device until the samples are consumed, the time is over or Ctrl-C is pressed.
 
-    encode: the frozen text encoder; black [1, C, T, H, W]: the latent of a black clip; show: makes sample clips, called
-    every `run.sample_minutes`. A checkpoint is written at the end in every case. Raises ValueError for settings that do
-    not fit the data, Sky4Failure for a cache or a checkpoint that cannot be used and for folders that cannot be written.
+    source: where batches come from; encode: the frozen text encoder; black [1, C, T, H, W]: the latent of a black clip;
+    show: makes sample clips, called every `run.sample_minutes`. A checkpoint is written at the end in every case.
+    Raises ValueError for settings that do not fit the data or the folder, Sky4Failure for a cache or a checkpoint that
+    cannot be used and for files that cannot be written.
     """
     if fault := caption_settings_fault(settings.captions):
         raise ValueError(fault)
     run, device = settings.run, next(model.parameters()).device
-    source = BatchSource(settings)
+    check_channels(model, source)
     state = TrainingState(settings, model, source.counts)
     folder = Path(run.folder) / "checkpoints"
     begin(state, folder, resume, say)
@@ -154,6 +175,19 @@ def train(
             show(state, log)
     log.close()
     return Outcome(state.position.batch, state.position.sample, reason, path)
+
+
+def check_channels(model: JointTransformer, source: BatchSource) -> None:
+    """Raises ValueError where the cache's latents are not as wide as the towers expect."""
+    for name, there, wanted in (
+        ("video", source.channels["video"], model.config.video_channels),
+        ("audio", source.channels.get("audio"), model.config.audio_channels),
+    ):
+        if there is not None and there != wanted:
+            raise ValueError(
+                f"transformer.{name}_channels is {wanted}, but the cache's {name} latents have {there} channels: "
+                "change the setting"
+            )
 
 
 def begin(state: TrainingState, folder: Path, resume: bool, say: Say) -> None:
@@ -214,7 +248,7 @@ class TrainingStep:
         if parts == 1:
             return [batch]
         edges = [round(size * i / parts) for i in range(parts + 1)]
-        return [batch.part(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        return [batch.part(slice(a, b)) for a, b in pairwise(edges) if b > a]
 
 
 def choose_device(name: str) -> torch.device:
@@ -245,7 +279,7 @@ def compiled(model: JointTransformer) -> Any:
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM fills; the step under way still ends. A second Ctrl-C interrupts at once."""
+    """A list that SIGINT or SIGTERM fills; the step under way still ends. A second Ctrl-C interrupts at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,165 @@
+"""Fills the cache of latents: scenes are rendered, encoded by the frozen codecs, and kept as float16 shards.
+
+Every shard is a function of the settings and its number, so that any number of processes may share the work: each
+takes its own shards and leaves out those that exist.
+
+Legend: B scenes, F frames, S samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sky4.encoders.protocols import AudioCodec, VideoCodec
+from sky4.errors import Sky4Failure
+from sky4.geometry import ClipGeometry
+from sky4.train.keyed import generator
+from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
+from sky4.train.settings import JointSettings
+from sky4.world.render import render_video
+from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
+from sky4.world.sound import render_audio
+
+HIT_SECONDS = Fraction(1, 2)  # of an audio reference
+HIT_LEAD = 0.05  # seconds of silence before its hit
+CLIPS_AT_ONCE, IMAGES_AT_ONCE = 8, 128
+
+Encoders = tuple[VideoCodec, AudioCodec]
+Arrays = dict[str, npt.NDArray[np.float16]]
+
+
+def fill_cache(
+    settings: JointSettings,
+    codecs: Encoders,
+    digests: tuple[str, str],
+    device: torch.device,
+    *,
+    part: tuple[int, int] = (0, 1),
+    max_minutes: float | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Write the missing shards of clips and images; returns how many were written.
+
+    part: (i, n): this process makes the shards whose number is i modulo n. Raises Sky4Failure where the cache already
+    holds latents of other codecs or clips.
+    """
+    folder, data = Path(settings.data.cache), settings.data
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = cache_manifest(settings, codecs, digests)
+    geometry = manifest.geometry(settings.transformer_config().patch)
+    for path in folder.glob("*-*.json"):
+        if read_manifest(path).origin != manifest.origin:
+            raise Sky4Failure(f"{path} comes from other codecs or clips: choose another data.cache or remove {folder}")
+    black = codecs[0].black(geometry.frames, geometry.height, geometry.width)
+    write_black(folder, black)
+    began, written = time.monotonic(), 0
+    pools: tuple[tuple[Pool, int], ...] = (("images", data.images), ("clips", data.clips))
+    for pool, wanted in pools:
+        for shard in range(part[0], -(-wanted // data.shard), part[1]):
+            if shard_path(folder, pool, shard, ".json").exists():
+                continue
+            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+                return written
+            first = shard * data.shard
+            indices = range(first, first + data.shard)
+            started = time.monotonic()
+            if pool == "images":
+                arrays = encode_images(indices, manifest, codecs, device)
+            else:
+                arrays = encode_clips(indices, manifest, geometry, codecs, device)
+            write_shard(folder, shard, replace(manifest, pool=pool, first=first, count=len(indices)), arrays)
+            written += 1
+            rate = len(indices) / (time.monotonic() - started)
+            say(f"{pool} {shard + 1}/{-(-wanted // data.shard)}: {rate:.1f}/s")
+    return written
+
+
+def cache_manifest(settings: JointSettings, codecs: Encoders, digests: tuple[str, str]) -> Manifest:
+    video, audio = codecs
+    clip, data = settings.clip, settings.data
+    if clip.width != clip.height:
+        raise ValueError(f"the world is square: clip.width and clip.height must agree, got {clip.width}x{clip.height}")
+    return Manifest(
+        pool="",
+        first=0,
+        count=0,
+        scene_seed=data.scene_seed,
+        level=data.level,
+        width=clip.width,
+        height=clip.height,
+        frames=clip.frames,
+        fps=str(clip.fps),
+        sample_rate=audio.sample_rate,
+        hop=audio.hop,
+        spatial_compression=video.spatial_compression,
+        temporal_compression=video.temporal_compression,
+        video_codec=digests[0],
+        audio_codec=digests[1],
+    )
+
+
+def encode_clips(
+    indices: range, manifest: Manifest, geometry: ClipGeometry, codecs: Encoders, device: torch.device
+) -> Arrays:
+    """video [S, C, T, H, W], audio [S, A, C_a], and the references: image [S, C, 1, H, W], hit [S, A_r, C_a]."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "audio", "image", "hit")}
+    for at in range(0, len(indices), CLIPS_AT_ONCE):
+        some = indices[at : at + CLIPS_AT_ONCE]
+        scenes = [sample_scene(manifest.scene_seed, index, "train", manifest.level) for index in some]
+        pixels = render_video(scenes, geometry.frames, geometry.fps, geometry.height, device=device)
+        rows["video"].append(codecs[0].encode(pixels).cpu())
+        wave = render_audio(scenes, geometry.audio_samples, geometry.sample_rate)
+        rows["audio"].append(codecs[1].encode(wave.to(device)).cpu())
+        others = [reference_scene(scene) for scene in scenes]
+        times = [
+            float(generator(scene.seed, "reference time", scene.index).uniform(0, CLIP_SECONDS)) for scene in scenes
+        ]
+        rows["image"].append(codecs[0].encode(_stills(others, times, geometry.height, device)).cpu())
+        hits = [other.first - HIT_LEAD for other in others]
+        wave = render_audio(others, round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, hits)
+        rows["hit"].append(codecs[1].encode(wave.to(device)).cpu())
+    return _arrays(rows)
+
+
+def encode_images(indices: range, manifest: Manifest, codecs: Encoders, device: torch.device) -> Arrays:
+    """video [S, C, 1, H, W]: each scene at a random time."""
+    rows: list[Tensor] = []
+    for at in range(0, len(indices), IMAGES_AT_ONCE):
+        some = indices[at : at + IMAGES_AT_ONCE]
+        scenes = [sample_scene(manifest.scene_seed, index, "train", manifest.level) for index in some]
+        times = [float(generator(scene.seed, "image time", scene.index).uniform(0, CLIP_SECONDS)) for scene in scenes]
+        rows.append(codecs[0].encode(_stills(scenes, times, manifest.height, device)).cpu())
+    return _arrays({"video": rows})
+
+
+def reference_scene(scene: Scene) -> Scene:
+    """The same object and material in another scene: other place, way, background, rhythm."""
+    other = sample_scene(scene.seed ^ 0x5EED, scene.index, "train", scene.level)
+    return replace(other, shape=scene.shape, colour=scene.colour, size=scene.size, material=scene.material)
+
+
+def codec_digest(folder: Path) -> str:
+    """SHA-256 over a codec folder's configuration and weights."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")):
+        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _stills(scenes: list[Scene], times: list[float], size: int, device: torch.device) -> Tensor:
+    return render_video(scenes, 1, 1, size, times, device)
+
+
+def _arrays(rows: dict[str, list[Tensor]]) -> Arrays:
+    return {name: torch.cat(parts).to(torch.float16).numpy() for name, parts in rows.items()}
