@@ -148,8 +148,6 @@ PYBIND11_MODULE(_C, module) {
             PyErr_SetString(PyExc_TypeError, error.what());
         }
     });
-    module.attr("cpu_kernels") = py::make_tuple("latent_assemble");
-    module.attr("cuda_kernels") = py::tuple();
     module.def("latent_assemble", &sky4::latent_assemble, py::arg("low"), py::arg("noise"), py::arg("keyframes"),
                py::arg("keyframe_indices"), py::arg("source"), py::arg("source_mask"), py::arg("out"),
                R"(The refiner's input, written into `out` in one pass on the CPU.

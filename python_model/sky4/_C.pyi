@@ -4,9 +4,6 @@ from typing import Any, Protocol
 class DLPackTensor(Protocol):
     def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-cpu_kernels: tuple[str, ...]
-cuda_kernels: tuple[str, ...]
-
 def latent_assemble(
     low: DLPackTensor,
     noise: DLPackTensor,
