@@ -22,7 +22,7 @@ from sky4.encoders.protocols import Reference, TextEncoder
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
-from sky4.ops.joint_attention import use_backend
+from sky4.model.backends import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import given_audio, given_video, references, shown_references, video_condition
@@ -112,9 +112,9 @@ def _sampled(
         audio_noise = noise((geometry.audio_tokens, model.config.audio_channels), request.seed, "audio", 0)[None].to(
             device
         )
-    conditions = replace(start.conditions, video_noise=video_noise)
     guidance = Guidance(request.guidance, request.audio_guidance, batched=device.type == "cuda")
     held: Modality | None = "video" if start.video is not None else "audio" if start.audio is not None else None
+    conditions = replace(start.conditions, video_noise=video_noise, held=held)
     say("sampling", 0, request.steps)
     video, audio = sample(
         guided(model_velocity(model, conditions), guidance),

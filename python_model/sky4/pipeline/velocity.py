@@ -24,14 +24,17 @@ from sky4.conditioning import (
 )
 from sky4.conditioning.inpaint import on_path, path_velocity
 from sky4.diffusion.guidance import Evaluate, Prompt
-from sky4.diffusion.sampler import State, Times
+from sky4.diffusion.sampler import Modality, State, Times
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.transformer import JointTransformer
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What stays the same over the steps. video_noise [1, C, T, h, w]: kept cells run from it straight to I."""
+    """What stays the same over the steps.
+
+    video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
+    """
 
     texts: Mapping[Prompt, TextInput]
     condition: VideoCondition | None
@@ -40,16 +43,17 @@ class Conditions:
     audio_references: AudioReferences | None
     rope_scale: Fraction | None
     patch: int
+    held: Modality | None = None
 
 
 def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:
-    """The model as guidance calls it. A modality that is held (t = 1) gets no velocity."""
+    """The model as guidance calls it. A modality that is held gets no velocity."""
 
     def evaluate(state: State, times: Times, prompts: tuple[Prompt, ...], *, exchange: bool) -> State:
         video, audio = _video_input(state[0], times[0], given, len(prompts)), _audio_input(state[1], times[1], given)
         text = join_text([given.texts[prompt] for prompt in prompts])
         seen, heard = model(video, audio, text, exchange=exchange)
-        return _seen(seen, video, state[0], times[0], given, len(prompts)), _heard(heard, audio, times[1])
+        return _seen(seen, video, state[0], given, len(prompts)), _heard(heard, audio, given)
 
     return evaluate
 
@@ -75,17 +79,17 @@ def _audio_input(noisy: Tensor | None, t: float, given: Conditions) -> TowerInpu
 
 
 def _seen(
-    made: Tensor | None, tower: TowerInput | None, noisy: Tensor | None, t: float, given: Conditions, copies: int
+    made: Tensor | None, tower: TowerInput | None, noisy: Tensor | None, given: Conditions, copies: int
 ) -> Tensor | None:
-    if made is None or tower is None or noisy is None or t == 1.0:
+    if made is None or tower is None or noisy is None or given.held == "video":
         return None
     assert given.condition is not None and given.video_noise is not None
     velocity = video_velocity(made, tower.reference_tokens, noisy.shape, given.patch).to(noisy.dtype)
     return path_velocity(velocity, given.video_noise, given.condition.repeat(copies))
 
 
-def _heard(made: Tensor | None, tower: TowerInput | None, t: float) -> Tensor | None:
-    if made is None or tower is None or t == 1.0:
+def _heard(made: Tensor | None, tower: TowerInput | None, given: Conditions) -> Tensor | None:
+    if made is None or tower is None or given.held == "audio":
         return None
     return audio_velocity(made, tower.reference_tokens).float()
 

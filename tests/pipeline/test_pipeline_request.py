@@ -1,0 +1,129 @@
+"""ClipRequest: what it refuses, and that a recipe gives the same request back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sky4.errors import RequestError
+from sky4.pipeline.request import ClipRequest, Source
+from sky4.prompting import ReferenceFile
+
+PLAIN = ClipRequest(
+    prompt="a red circle",
+    width=32,
+    height=32,
+    frames=9,
+    fps=Fraction(16),
+    steps=2,
+    guidance=4.0,
+    audio_guidance=4.0,
+    shift=1.0,
+)
+
+
+def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
+    full = replace(
+        PLAIN,
+        prompt="红 @image_1",
+        negative_prompt="blurred",
+        fps=Fraction(30000, 1001),
+        sampler="unipc",
+        seed=2**62,
+        variations=3,
+        sources=(Source(Path("/a.png"), "--image"), Source(Path("/b.png"), "--last-image", start=-1)),
+        references=(ReferenceFile("image_1", Path("/c.png"), "image"),),
+        enhanced_from="rot",
+    )
+    driven = replace(PLAIN, audio=Path("/d.wav"))
+    sounded = replace(PLAIN, video=Path("/e.mp4"))
+    for request in (PLAIN, full, driven, sounded):
+        assert ClipRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    differing = {field.name for field in fields(ClipRequest) if getattr(full, field.name) != getattr(PLAIN, field.name)}
+    untouched = {field.name for field in fields(ClipRequest)} - differing
+    # a new field must be given a value above, or it is not known to survive
+    assert untouched == {
+        "width", "height", "frames", "steps", "guidance", "audio_guidance", "shift", "outputs", "video", "audio",
+    }  # fmt: skip
+
+
+def test_relative_paths_are_recorded_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = replace(PLAIN, audio=Path("d.wav")).to_dict()
+    assert recorded["audio"] == str(tmp_path / "d.wav")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"colour": "red"}, "request.colour"),
+        ({"steps": "many"}, "request.steps"),
+        ({"fps": "fast"}, "request.fps"),
+        ({"sources": [{"flag": "--image"}]}, "path"),
+        ({"frames": 0}, "--frames"),
+    ],
+)
+def test_a_recipe_that_was_tampered_with_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        ClipRequest.from_dict({**PLAIN.to_dict(), **change})
+
+
+IMAGE = Source(Path("a.png"), "--image")
+LAST = Source(Path("a.png"), "--last-image", start=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": "  "}, "--prompt is empty"),
+        ({"width": 0}, "--size: the width 0 is outside 1 to 8192; nearest: 1"),
+        ({"height": 10_000}, "nearest: 8192"),
+        ({"frames": 0}, "--frames: the number of frames 0 is outside 1 to 4096; nearest: 1"),
+        ({"steps": 0}, "--steps"),
+        ({"seed": -1}, "--seed"),
+        ({"variations": 0}, "--variations"),
+        ({"fps": Fraction(0)}, "--fps"),
+        ({"guidance": float("nan")}, "--guidance nan"),
+        ({"audio_guidance": -1.0}, "--audio-guidance -1.0"),
+        ({"shift": 0.0}, "--shift"),
+        ({"sampler": "magic"}, "--sampler magic is unknown; choose one of euler, heun, unipc"),
+        ({"outputs": "smell"}, "--only smell"),
+        ({"video": Path("v.mp4"), "audio": Path("a.wav")}, "nothing is left to make"),
+        ({"video": Path("v.mp4"), "sources": (IMAGE,)}, "drop --image"),
+        ({"video": Path("v.mp4"), "outputs": "video"}, "--only video"),
+        ({"audio": Path("a.wav"), "outputs": "audio"}, "drop --only audio"),
+        ({"sources": (IMAGE, LAST), "outputs": "audio"}, "--image and --last-image cannot shape a sound alone"),
+        ({"outputs": "still"}, "makes 1 frame, got 9"),
+        ({"frames": 1, "outputs": "still", "sources": (LAST,)}, "--last-image needs a clip"),
+        ({"negative_prompt": "x", "guidance": 1.0, "audio_guidance": 1.0}, "--negative-prompt does nothing"),
+        ({"references": (ReferenceFile("a", Path("a.png"), "image"),) * 2}, "--ref a is given twice"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_flag_value_and_remedy(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words.replace("(", r"\(")) as caught:
+        replace(PLAIN, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_towers_that_run_follow_from_what_is_wanted_and_given() -> None:
+    def towers(**change: Any) -> tuple[bool, bool]:
+        request = replace(PLAIN, **change)
+        return request.runs_video, request.runs_audio
+
+    assert towers() == (True, True)
+    assert towers(outputs="video") == (True, False)
+    assert towers(outputs="audio") == (False, True)
+    assert towers(outputs="still", frames=1) == (True, False)
+    assert towers(outputs="video", audio=Path("a.wav")) == (True, True)
+    assert towers(outputs="audio", video=Path("v.mp4")) == (True, True)
+
+
+def test_a_variation_is_the_request_of_its_own_seed() -> None:
+    several = replace(PLAIN, seed=7, variations=3)
+    assert several.variation(2) == replace(PLAIN, seed=9)
