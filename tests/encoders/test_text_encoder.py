@@ -161,6 +161,16 @@ def test_a_folder_without_its_tokenizer_is_a_failure(tmp_path: Path) -> None:
         load_text_encoder(folder)
 
 
+def test_a_tokenizer_of_another_model_is_a_failure(tmp_path: Path) -> None:
+    folder = save_qwen3_vl(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["zz"] = len(words)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(Sky4Failure, match="has 268 words and the model 267; save the model's own tokenizer"):
+        load_text_encoder(folder)
+
+
 def test_the_encoder_is_frozen(qwen: LanguageModelEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in qwen.model.parameters())
     assert not qwen.model.training

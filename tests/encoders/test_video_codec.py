@@ -1,4 +1,4 @@
-import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ def test_longer_chunks_change_nothing_but_rounding(wan: WanCodec, at_once: int) 
     chunks = list(WanCodec(wan.vae, at_once).decode(latents))
     assert chunks[0].shape[2] == 1
     assert chunks[1].shape[2] == 4 * min(at_once, 5)
-    torch.testing.assert_close(torch.cat(chunks, 2), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.cat(chunks, 2), whole, rtol=0, atol=5e-6)
     pixels = clip(21)
     torch.testing.assert_close(
         WanCodec(wan.vae, at_once).encode(pixels), WanCodec(wan.vae, 1).encode(pixels), rtol=0, atol=5e-6
@@ -75,15 +75,16 @@ def test_two_clips_decode_side_by_side(wan: WanCodec) -> None:
     assert torch.equal(torch.cat([pair[1] for pair in pairs], 2), torch.cat(list(codec.decode(second)), 2))
 
 
-def test_decoding_keeps_one_chunk_alive(wan: WanCodec) -> None:
-    def pixels_alive() -> int:
-        gc.collect()
-        return sum(1 for thing in gc.get_objects() if torch.is_tensor(thing) and thing.shape == (1, 3, 4, 16, 24))
-
-    before = pixels_alive()
-    for _ in WanCodec(wan.vae, 1).decode(torch.randn(1, 4, 8, 2, 3)):
-        assert pixels_alive() - before <= 3  # raw, clamped, and the one the loop still holds
-    assert WanCodec(wan.vae)._latent_frames(1088, 1920) == 1
+def test_decoding_computes_a_chunk_when_it_is_asked_for_and_keeps_none(wan: WanCodec) -> None:
+    calls = []
+    hook = wan.vae.decoder.register_forward_hook(lambda *_: calls.append(1))
+    chunks = WanCodec(wan.vae, 1).decode(torch.randn(1, 4, 8, 2, 3))
+    assert not calls
+    kept = [weakref.ref(next(chunks)) for _ in range(3)]
+    hook.remove()
+    assert len(calls) == 3
+    assert [chunk() for chunk in kept] == [None, None, None]
+    assert wan._latent_frames(1088, 1920) == 1
 
 
 def test_the_callers_gradient_mode_is_left_alone(wan: WanCodec) -> None:
@@ -135,7 +136,7 @@ def test_the_2_2_form_compresses_by_sixteen(tmp_path: Path) -> None:
     latents = codec.encode(clip(13, 32, 48))
     assert latents.shape == (1, 4, 4, 2, 3)
     whole = codec.vae.decode(library_latents(codec, latents)).sample
-    torch.testing.assert_close(torch.cat(list(codec.decode(latents)), 2), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.cat(list(codec.decode(latents)), 2), whole, rtol=0, atol=5e-6)
 
 
 def test_bfloat16_weights_give_float32_close_to_float32(wan: WanCodec, tmp_path: Path) -> None:

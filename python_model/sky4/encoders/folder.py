@@ -71,7 +71,8 @@ def load_diffusers(model_class: Any, folder: Path, device: str, dtype: torch.dty
 
 def check_weights(folder: Path, missing: Iterable[str], extra: Iterable[str]) -> None:
     """Raise Sky4Failure, listing the names, where a folder's weights are not exactly those of its config."""
-    faults = [f"{kind} {_listed(names)}" for kind, names in (("missing", missing), ("extra", extra)) if list(names)]
+    kinds = (("missing", sorted(missing)), ("extra", sorted(extra)))
+    faults = [f"{kind} {_listed(names)}" for kind, names in kinds if names]
     if faults:
         raise Sky4Failure(
             f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}; fetch or export the folder again"
@@ -126,7 +127,6 @@ def _from_hub(name: str, what: str) -> Path:
     return folder
 
 
-def _listed(names: Iterable[str]) -> str:
-    every = sorted(names)
-    more = f" and {len(every) - SHOWN_KEYS} more" if len(every) > SHOWN_KEYS else ""
-    return ", ".join(every[:SHOWN_KEYS]) + more
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
+    return ", ".join(names[:SHOWN_KEYS]) + more

@@ -58,7 +58,7 @@ def load_text_encoder(
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
             raise Sky4Failure(cannot_load(folder, error)) from error
         check_weights(folder, info["missing_keys"], (k for k in info["unexpected_keys"] if not k.startswith(HEADS)))
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = _load_tokenizer(folder, words=model.get_input_embeddings().weight.shape[0])
         try:
             processor = load_processor(folder, config.model_type, tokenizer)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
@@ -162,13 +162,21 @@ def _model_class(folder: Path, model_type: str | None) -> tuple[Any, Any]:
     )
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, words: int) -> Any:
     from transformers import AutoTokenizer
 
+    unreadable = f"{folder} has no tokenizer that can be read; save the model's own tokenizer into it"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Sky4Failure(f"{folder} has no tokenizer that can be read; save the model's tokenizer into it") from error
+        raise Sky4Failure(unreadable) from error
+    if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
+        raise Sky4Failure(unreadable)  # the library makes an empty tokenizer where there is none
+    if len(tokenizer) > words:
+        raise Sky4Failure(
+            f"the tokenizer in {folder} has {len(tokenizer)} words and the model {words}; "
+            "save the model's own tokenizer into it"
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise Sky4Failure(f"the tokenizer in {folder} has no padding token; name one in its tokenizer_config.json")
