@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import platform
 import shutil
@@ -37,7 +36,7 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
     import torch
 
     from sky4 import __version__
-    from sky4.model.backends import BACKENDS
+    from sky4.ops.joint_attention import BACKENDS
     from sky4.pipeline.devices import choose_device, choose_dtype, cpu_multiplies_bf16, physical_cores
 
     device = choose_device()
@@ -68,10 +67,10 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _extension() -> str:
     try:
-        native = importlib.import_module("sky4._C")  # only whether it loads: its functions are called through sky4.ops
+        from sky4 import _C
     except ImportError as error:
         return f"not there ({error}); plain torch computes instead"
-    functions = sorted(name for name in dir(native) if not name.startswith("_"))
+    functions = sorted(name for name in dir(_C) if not name.startswith("_"))
     return f"sky4._C with {', '.join(functions)}"
 
 

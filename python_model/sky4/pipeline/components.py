@@ -12,9 +12,9 @@ import torch
 from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder, VideoCodec
 from sky4.errors import RequestError
-from sky4.model.backends import BACKENDS
 from sky4.model.checkpoint import load_transformer
 from sky4.model.transformer import JointTransformer
+from sky4.ops.joint_attention import BACKENDS
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.model_folder import ModelFolder
 
