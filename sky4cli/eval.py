@@ -45,8 +45,9 @@ def world(
         bool, typer.Option("--codec", help="Measure renders through both codecs: what a perfect model would reach.")
     ] = False,
     first_frames: Annotated[
-        int, typer.Option("--first-frames", metavar="N", help="So many clips more, each from its scene's first frame.")
-    ] = 4,
+        int | None,
+        typer.Option("--first-frames", metavar="N", help="So many clips more, each from its scene's first frame."),
+    ] = None,
     save_clips: Annotated[bool, typer.Option("--save-clips", help=f"Keep every clip as an MP4 in {CLIPS}/.")] = False,
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, square.")] = None,
     frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Length of the clips.")] = None,
@@ -81,7 +82,8 @@ def world(
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
     if not 1 <= count <= 100_000:
         raise RequestError(f"--count {count} is outside 1 to 100000; 64 is usual")
-    if not 0 <= first_frames <= count:
+    starts = min(4, count) if first_frames is None else first_frames
+    if not 0 <= starts <= count:
         raise RequestError(f"--first-frames {first_frames} is outside 0 to the --count of {count}; 4 is usual")
     if save_clips and (ceiling or codec):
         raise RequestError(f"--save-clips keeps what a model makes; drop --{'ceiling' if ceiling else 'codec'}")
@@ -123,7 +125,7 @@ def world(
             else:
                 keep = _keeper(out, force) if save_clips else None
                 result = evaluate_model(
-                    asked, request, components, reporter.stage, first_frames=first_frames, keep=keep
+                    asked, request, components, reporter.stage, first_frames=starts, keep=keep
                 )
         settings = _settings(of, prompts, request, clip_size, folder.manifest.name)
         results = {**settings, **result.to_dict()}

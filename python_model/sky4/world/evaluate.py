@@ -72,7 +72,7 @@ class Measure:
     value: float
     chance: float
     count: int  # prompts or events that it was measured on
-    unit: str  # "share", "ms", "" (a plain number)
+    unit: str  # "share", "ms", "dB", "" (a plain number)
 
 
 def world_prompts(n: int, split: Split = "heldout", seed: int = PROMPT_SEED, level: int = 1) -> list[Prompt]:
@@ -240,7 +240,8 @@ def _stereo(clips: Sequence[MeasuredClip]) -> list[Measure]:
             assert video is not None and audio is not None
             rows += [(video.x_at(t, clips[i].fps), pan) for t, pan in zip(audio.onsets, audio.pans, strict=True)]
         both = np.array(rows, dtype=np.float64).reshape(-1, 2)
-        return both[np.isfinite(both).all(1)]
+        seen: NDArray[np.bool_] = np.isfinite(both[:, 0])
+        return both[seen]
 
     def correlation(both: NDArray[np.float64]) -> float:
         if len(both) < 3 or both.std(0).min() < 1e-6:

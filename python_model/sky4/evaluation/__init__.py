@@ -1,0 +1,1 @@
+"""How good the models are: clips made from prompts, measured. Import the modules: nothing is loaded here."""
