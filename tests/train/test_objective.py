@@ -1,0 +1,131 @@
+"""The loss: what is in it, what is not, and that its optimum is the flow's."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from sky4.inputs import TextInput, TowerInput
+from sky4.train.batches import BatchSource, LatentBatch, Position
+from sky4.train.objective import flow_loss, mean_square, pad_text, video_input
+from sky4.train.settings import JointSettings
+from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
+
+Make = Callable[..., JointSettings]
+
+
+def batch_of(make_settings: Make, kind: str, **changes: object) -> tuple[JointSettings, LatentBatch]:
+    settings = make_settings(tasks={kind: {**ALL_TASKS[kind], **changes}}, captions={"drop_references": 0.0})
+    return settings, BatchSource(settings).make(Position())
+
+
+def black(batch: LatentBatch) -> torch.Tensor:
+    return torch.zeros(1, CHANNELS, 4, 4, 4)
+
+
+@pytest.mark.parametrize("kind", list(ALL_TASKS))
+def test_only_the_towers_of_a_task_get_gradients(make_settings: Make, kind: str) -> None:
+    settings, batch = batch_of(make_settings, kind)
+    model = make_model(settings)
+    loss = flow_loss(model, model.config, batch, encode(list(batch.prompts)), black(batch))
+    loss.total.backward()
+    trained = {
+        tower: any(w.grad is not None and bool(w.grad.any()) for w in getattr(model, tower).parameters())
+        for tower in ("video", "audio", "exchanges")
+    }
+    both = batch.task.has_video and batch.task.has_audio
+    # a given modality is still read: its tower learns through the exchange
+    assert trained == {"video": batch.task.has_video, "audio": batch.task.has_audio, "exchanges": both}
+    assert (loss.video is not None, loss.audio is not None) == (batch.task.trains_video, batch.task.trains_audio)
+
+
+@pytest.mark.parametrize("kind", ["i2v", "extend", "backward", "ends", "mask"])
+def test_kept_cells_have_no_gradient_and_made_ones_do(make_settings: Make, kind: str) -> None:
+    _, batch = batch_of(make_settings, kind)
+    assert batch.video is not None
+    assert batch.keep_mask is not None
+    made = torch.randn_like(batch.video).requires_grad_()
+    mean, each = mean_square(made, batch.video, batch.keep_mask)
+    mean.backward()
+    assert made.grad is not None
+    kept = batch.keep_mask.expand_as(made).bool()
+    assert kept.any()
+    assert (made.grad[kept] == 0).all()
+    assert (made.grad[~kept] != 0).all()
+    expected = (made.detach() - batch.video)[~kept].square().mean()
+    torch.testing.assert_close(mean.detach(), expected)
+    assert each.shape == (len(batch.numbers),)
+
+
+def test_references_are_in_the_input_and_not_in_the_loss(make_settings: Make) -> None:
+    settings, batch = batch_of(make_settings, "reference")
+    seen: list[TowerInput] = []
+
+    class Spy(nn.Module):
+        def forward(self, video: TowerInput, audio: TowerInput, text: TextInput) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.extend((video, audio))
+            # a model that is wildly wrong on its reference tokens and says nought elsewhere
+            v, a = torch.zeros(*video.tokens.shape[:2], CHANNELS * 4), torch.zeros_like(audio.tokens)
+            v[:, : video.reference_tokens], a[:, : audio.reference_tokens] = 1e6, 1e6
+            return v, a
+
+    loss = flow_loss(Spy(), settings.transformer_config(), batch, encode(list(batch.prompts)), black(batch))
+    assert loss.total < 10
+    assert (seen[0].reference_tokens, seen[1].reference_tokens) == (4, 3)
+    assert (seen[0].positions[:4, 0] == -1).all()
+    assert (seen[1].positions[:3, 0] < 0).all()
+
+
+def test_kept_cells_lie_on_the_straight_path_and_are_shown_clean_in_the_condition(make_settings: Make) -> None:
+    settings, batch = batch_of(make_settings, "i2v", batch=2)
+    tower = video_input(settings.transformer_config(), batch, black(batch))
+    assert tower is not None
+    assert batch.video is not None
+    assert batch.video_noise is not None
+    token = tower.tokens[:, 0].unflatten(-1, (2 * CHANNELS + 1, 2, 2))  # the first frame's first patch
+    t = batch.video_time[:, None, None, None]
+    corner = (slice(None), slice(None), 0, slice(0, 2), slice(0, 2))
+    torch.testing.assert_close(token[:, :CHANNELS], t * batch.video[corner] + (1 - t) * batch.video_noise[corner])
+    torch.testing.assert_close(token[:, CHANNELS : 2 * CHANNELS], batch.video[corner])
+    assert (token[:, -1] == 1).all()
+
+
+def test_weights_scale_each_modality(make_settings: Make) -> None:
+    settings, batch = batch_of(make_settings, "t2av")
+    model, text = make_model(settings), encode(list(batch.prompts))
+    one = flow_loss(model, model.config, batch, text, black(batch))
+    assert one.video is not None
+    assert one.audio is not None
+    weighted = flow_loss(model, model.config, batch, text, black(batch), video_weight=2.0, audio_weight=0.5)
+    torch.testing.assert_close(one.total.detach(), one.video.mean() + one.audio.mean())
+    torch.testing.assert_close(weighted.total.detach(), 2 * one.video.mean() + 0.5 * one.audio.mean())
+
+
+def test_padding_the_text_changes_no_velocity(make_settings: Make) -> None:
+    settings, batch = batch_of(make_settings, "t2av")
+    model, text = make_model(settings).eval(), encode(list(batch.prompts))
+    with torch.no_grad():
+        plain = flow_loss(model, model.config, batch, text, black(batch)).total
+        padded = flow_loss(model, model.config, batch, pad_text(text, 16), black(batch)).total
+    torch.testing.assert_close(plain, padded)
+
+
+def test_the_optimum_on_gaussian_data_is_the_analytic_velocity() -> None:
+    """For z0 ~ N(m, s^2) the least loss is known: checks sign, direction of t and scale at once."""
+    from sky4.diffusion.flow import noised, velocity_target
+
+    random = torch.Generator().manual_seed(0)
+    m, s, count = 0.7, 0.5, 200_000
+    z0 = m + s * torch.randn(count, 1, generator=random)
+    eps, t = torch.randn(count, 1, generator=random), torch.rand(count, generator=random)
+    z_t = noised(z0, eps, t)
+    # E[z0 - eps | z_t] of jointly normal variables
+    at = t[:, None]
+    variance = at**2 * s**2 + (1 - at) ** 2
+    best = m + (at * s**2 - (1 - at)) / variance * (z_t - at * m)
+    loss, _ = mean_square(best, velocity_target(z0, eps), None)
+    analytic = ((s**2 + 1) - (at * s**2 - (1 - at)) ** 2 / variance).mean()
+    torch.testing.assert_close(loss, analytic, rtol=0.02, atol=0.0)
+    for wrong in (-best, m + (at * s**2 - (1 - at)) / variance * (z_t - (1 - at) * m)):
+        assert mean_square(wrong, velocity_target(z0, eps), None)[0] > 1.1 * analytic

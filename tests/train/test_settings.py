@@ -1,0 +1,62 @@
+"""The config file: faults are named by their path; the shipped configs are whole."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from sky4.geometry import ClipGeometry
+from sky4.train.settings import BatchSettings, read_settings
+from sky4.train.tasks import TaskMix
+
+CONFIG = """
+codecs: {video: v, audio: a, text: t}
+data: {cache: c}
+tasks: {t2av: {weight: 1.0}}
+schedule: {samples: 100}
+run: {folder: r}
+"""
+SHIPPED = sorted(p.name for p in files("sky4.train").joinpath("configs").iterdir() if p.name.startswith("tiny_joint"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_config_is_read_with_overrides(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path / "c.yaml", CONFIG), {"run.folder": "elsewhere", "optimizer.lr": 0.5})
+    assert (settings.run.folder, settings.optimizer.lr, settings.schedule.samples) == ("elsewhere", 0.5, 100)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sede: 3", r"unknown setting config.sede; known here: .*seed"),
+        ("time: {shfit: 2}", r"unknown setting config.time.shfit; known here: .*shift"),
+        ("tasks: {t2av: {wieght: 1}}", r"unknown setting config.tasks.t2av.wieght; known here: .*weight"),
+        ("seed: many", r"config.seed must be of type int, got 'many'"),
+        ("optimizer: {kind: sgd}", r"config.optimizer.kind must be one of muon, adamw, got 'sgd'"),
+        ("tasks: {}", r"tasks must name at least one task"),
+        ("{init: a, init_video: b}", r"keep one of them"),
+    ],
+)
+def test_faults_are_named_by_their_path(tmp_path: Path, line: str, message: str) -> None:
+    name = line.partition(":")[0]
+    kept = [row for row in CONFIG.strip().splitlines() if not row.startswith(f"{name}:")]
+    text = "\n".join([*kept, *line.strip("{}").split(", ")] if line.startswith("{") else [*kept, line])
+    with pytest.raises(ValueError, match=message):
+        read_settings(write(tmp_path / "c.yaml", text))
+
+
+def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot read the training config"):
+        read_settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_whole(name: str) -> None:
+    settings = read_settings(Path(str(files("sky4.train").joinpath("configs", name))))
+    clip = ClipGeometry(settings.clip.width, settings.clip.height, settings.clip.frames, settings.clip.fps)
+    assert TaskMix(settings.tasks, BatchSettings(), clip).tasks
+    assert settings.transformer_config().width == 192
