@@ -246,7 +246,8 @@ def _stereo(clips: Sequence[MeasuredClip]) -> list[Measure]:
     def correlation(both: NDArray[np.float64]) -> float:
         if len(both) < 3 or both.std(0).min() < 1e-6:
             return 0.0
-        return float(np.corrcoef(both.T)[0, 1])
+        standard = (both - both.mean(0)) / both.std(0)
+        return float((standard[:, 0] * standard[:, 1]).mean())
 
     def error(both: NDArray[np.float64]) -> float:
         return float(np.abs(both[:, 0] - both[:, 1]).mean()) if len(both) else 0.5
