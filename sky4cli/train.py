@@ -66,6 +66,34 @@ def joint(
         raise KeyboardInterrupt
 
 
+@train.command("video-codec")
+def video_codec(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train the video codec; goes on where an earlier run stopped, and exports when it is done."""
+    frozen("video-codec", config, settings, max_minutes)
+
+
+@train.command("audio-codec")
+def audio_codec(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train the audio codec; goes on where an earlier run stopped, and exports when it is done."""
+    frozen("audio-codec", config, settings, max_minutes)
+
+
+@train.command("text-encoder")
+def text_encoder(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train the text encoder and its tokenizer; goes on where it stopped, and exports when it is done."""
+    frozen("text-encoder", config, settings, max_minutes)
+
+
+def frozen(network: Any, config: Path, settings: list[str] | None, max_minutes: float | None) -> None:
+    """The three networks that the towers see frozen are trained alike."""
+    with user_faults():
+        from sky4.train.frozen_runs import read_frozen_settings, train_frozen
+
+        values = read_frozen_settings(config, pairs(settings, "--set"))
+        done = train_frozen(network, values, max_minutes, say)
+    say("done" if done else "stopped at --max-minutes; the same command goes on")
+
+
 @train.command("cache")
 def cache(
     config: Config,

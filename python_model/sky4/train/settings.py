@@ -152,14 +152,14 @@ class JointSettings:
         return config_from_dict(TransformerConfig, config_to_dict(preset(self.preset)) | self.transformer)
 
 
-def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> JointSettings:
-    """The settings in a YAML file; `overrides` replaces values by dotted path ("run.folder").
+def read_mapping(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A YAML file's mapping; `overrides` replaces values by dotted path ("run.folder").
 
-    Raises ValueError for a file that is missing or no YAML mapping, and for unknown, missing or ill-typed keys.
+    Raises ValueError for a file that is missing or no YAML mapping.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the training config {path}: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"the training config {path} must be a mapping of settings")
@@ -168,5 +168,15 @@ def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Joi
         place = data
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{dotted!r} cannot be set: {parent!r} is no mapping in {path}")
         place[name] = value
-    return config_from_dict(JointSettings, data, "config")
+    return data
+
+
+def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> JointSettings:
+    """The settings of a joint training in a YAML file.
+
+    Raises ValueError for a file that cannot be read and for unknown, missing or ill-typed keys.
+    """
+    return config_from_dict(JointSettings, read_mapping(path, overrides), "config")
