@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_oobleck import (
     AutoencoderOobleck,
     OobleckDiagonalGaussianDistribution,

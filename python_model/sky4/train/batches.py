@@ -31,6 +31,9 @@ from sky4.world.lexicon import VOCABULARY
 from sky4.world.scene import Scene, sample_scene
 
 
+GOLDEN = (5**0.5 - 1) / 2
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a run's data stands: the next batch, the next sample, and the next place in each pool's endless order."""
@@ -145,7 +148,7 @@ class BatchSource:
             task=task,
             numbers=numbers,
             geometry=geometry,
-            prompts=tuple(_prompts(settings, task, numbers, pool, items)),
+            prompts=tuple(_prompts(settings, task, position, pool, items)),
             video=video,
             video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
             video_time=times[0],
@@ -175,12 +178,19 @@ class BatchSource:
 
 
 def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Tensor, Tensor]:
-    """(t_v, t_a) [B]: one draw for both, two on a share of the samples; a given modality stands at 1."""
-    time = settings.time
-    draws = torch.from_numpy(np.stack([generator(settings.seed, "time", number).random(3) for number in numbers]))
-    t = sample_t(draws[:, :2].float(), time.draw, mean=time.mean, std=time.std, shift_by=time.shift)
+    """(t_v, t_a) [B]: one draw for both, two on a share of the samples; a given modality stands at 1.
+
+    The first draw is the golden ratio's additive sequence, which spreads any run of samples evenly over (0, 1): each
+    batch sees all noise levels, and its gradient varies less than with independent draws.
+    """
+    time, seed = settings.time, settings.seed
+    start = generator(seed, "first time", 0).random()
+    draws = torch.from_numpy(np.stack([generator(seed, "time", number).random(2) for number in numbers]))
+    even = torch.tensor([(start + number * GOLDEN) % 1.0 for number in numbers])
+    uniform = torch.stack((even, draws[:, 0].float()), dim=1)
+    t = sample_t(uniform, time.draw, mean=time.mean, std=time.std, shift_by=time.shift)
     video = t[:, 0]
-    audio = torch.where(draws[:, 2] < time.separate, t[:, 1], video)
+    audio = torch.where(draws[:, 1] < time.separate, t[:, 1], video)
     if task.kind == "v2a":
         audio, video = t[:, 1], torch.ones_like(video)
     if task.kind == "drive":
@@ -189,17 +199,20 @@ def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Ten
 
 
 def _prompts(
-    settings: JointSettings, task: Task, numbers: range, pool: LatentPool, items: npt.NDArray[np.int64]
+    settings: JointSettings, task: Task, position: Position, pool: LatentPool, items: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """A fresh caption of every sample's scene; a share is empty."""
-    kinds, languages = _Choice(settings.captions.kinds), _Choice(settings.captions.languages)
-    for number, index in zip(numbers, pool.scenes(items).tolist(), strict=True):
+    """A fresh caption of every sample's scene; a share is empty.
+
+    A batch's captions are of one kind and one language: all about equally long, so that little of the text is padding.
+    """
+    whole = generator(settings.seed, "caption kind", position.batch)
+    kind, language = _choose(settings.captions.kinds, whole), _choose(settings.captions.languages, whole)
+    for number, index in enumerate(pool.scenes(items).tolist(), start=position.sample):
         random = generator(settings.seed, "caption", number)
         if random.random() < settings.captions.drop:
             yield ""
             continue
         scene = sample_scene(pool.scene_seed, index, "train", pool.level)
-        kind, language = kinds.draw(random), languages.draw(random)
         text = caption(
             scene,
             kind,  # type: ignore[arg-type]
@@ -211,15 +224,10 @@ def _prompts(
         yield refer(text, scene, language, random) if task.kind == "reference" else text
 
 
-class _Choice:
-    """Draws a name by weight."""
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self._names = tuple(weights)
-        self._edges = np.cumsum(list(weights.values())) / sum(weights.values())
-
-    def draw(self, random: np.random.Generator) -> str:
-        return self._names[min(int(np.searchsorted(self._edges, random.random(), side="right")), len(self._names) - 1)]
+def _choose(weights: dict[str, float], random: np.random.Generator) -> str:
+    """A name, by weight."""
+    shares = np.array(list(weights.values()))
+    return str(random.choice(list(weights), p=shares / shares.sum()))
 
 
 def refer(text: str, scene: Scene, language: str, random: np.random.Generator) -> str:

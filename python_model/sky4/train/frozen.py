@@ -1,7 +1,7 @@
 """Training of the networks that the towers later see frozen: the two codecs and the text encoder.
 
-A problem says what its module is and what the loss of the samples [first, first + batch) is; every draw is a function of
-the seed and the sample's number, so that a run stopped at any step and resumed is the same run.
+A problem says what its module is and what the loss of the samples [first, first + batch) is; every draw is a function
+of the seed and the sample's number, so that a run stopped at any step and resumed is the same run.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how fast: the learning rate warms up, stays, and falls linearly to zero over the last `decay` share."""
+    """How long and how fast: the rate warms up, stays, and falls linearly to zero over the last `decay` share."""
 
     samples: int
     batch: int

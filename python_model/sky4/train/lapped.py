@@ -1,8 +1,8 @@
 """A closed-form start for a two-stage Oobleck codec: lapped transforms and principal components.
 
 The first stage becomes an MDCT of each stereo channel, the second an MDCT of each subband followed by the projection on
-the principal components of the given sounds; the decoder is their transpose, everything else starts as the identity. The
-codec is then the best linear one of its kind before its first training step, and training only has to improve on it.
+the principal components of the given sounds; the decoder is their transpose, all else starts as the identity. The codec
+is then the best linear one of its kind before its first training step, and training only has to improve on it.
 C latent channels, K1 and K2 strides of the stages, T latents.
 """
 

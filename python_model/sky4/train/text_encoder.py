@@ -1,7 +1,7 @@
-"""Training of the small text encoder (a `transformers` Qwen3-VL of its own size) and its tokenizer on the world's captions.
+"""Training of the small text encoder (a `transformers` Qwen3-VL of its own size) and its tokenizer on world captions.
 
-The loss is next-token prediction, which teaches the language, plus the classification of every stated fact from the last
-token, which puts the facts where the towers can read them. B captions, L tokens.
+The loss is next-token prediction, which teaches the language, plus the classification of every stated fact from the
+last token, which puts the facts where the towers can read them. B captions, L tokens.
 """
 
 from dataclasses import dataclass, fields

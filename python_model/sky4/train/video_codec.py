@@ -16,7 +16,6 @@ from sky4.encoders.wan import decode_whole, encode_moments
 from sky4.world.render import render_video
 from sky4.world.scene import CLIP_SECONDS, sample_scene
 
-
 START_LOGVAR = -5.0
 
 
