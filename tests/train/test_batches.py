@@ -51,8 +51,9 @@ def test_batches_do_not_depend_on_how_far_ahead_they_are_made(make_settings: Mak
 
 
 def test_a_sample_does_not_depend_on_the_batch_s_size(make_settings: Make) -> None:
-    [large] = first(make_settings(tasks=only("mask", batch=8)), 1)
-    small = first(make_settings(tasks=only("mask", batch=4)), 2)
+    captions = {"kinds": {"long": 1.0}, "languages": {"zh": 1.0}}  # these two are a batch's, not a sample's
+    [large] = first(make_settings(tasks=only("mask", batch=8), captions=captions), 1)
+    small = first(make_settings(tasks=only("mask", batch=4), captions=captions), 2)
     for name in TENSORS:
         assert torch.equal(getattr(large, name), torch.cat([getattr(batch, name) for batch in small])), name
     assert large.prompts == small[0].prompts + small[1].prompts
@@ -104,6 +105,20 @@ def test_captions_are_of_the_clip_that_stands_beside_them(make_settings: Make) -
     for prompt, audio in zip(batch.prompts, batch.audio, strict=True):
         index = next(i for i, clip in enumerate(clips) if torch.equal(clip, audio))
         assert parse(prompt).colour == sample_scene(pool.scene_seed, index).colour
+
+
+def test_a_batch_s_captions_are_of_one_kind_and_batches_differ(make_settings: Make) -> None:
+    batches = first(make_settings(tasks=only("t2av", batch=8), captions={"drop": 0.0}), 30)
+    structured = [sum(prompt.startswith(("[Shot", "【镜头")) for prompt in batch.prompts) for batch in batches]
+    chinese = [sum(not prompt.isascii() for prompt in batch.prompts) for batch in batches]
+    assert set(structured) == set(chinese) == {0, 8}
+
+
+def test_every_batch_spreads_its_timesteps_evenly(make_settings: Make) -> None:
+    for batch in first(make_settings(tasks=only("t2v", batch=16)), 5):
+        counts = torch.histc(batch.video_time, 4, 0, 1)
+        assert counts.min() >= 3
+        assert counts.max() <= 5
 
 
 def times(settings: JointSettings) -> tuple[Tensor, Tensor]:

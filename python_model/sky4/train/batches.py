@@ -30,8 +30,7 @@ from sky4.world.captions import caption
 from sky4.world.lexicon import VOCABULARY
 from sky4.world.scene import Scene, sample_scene
 
-
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 fill (0, 1) most evenly
 
 
 @dataclass(frozen=True)
