@@ -7,6 +7,9 @@ A block has two halves so that the exchange can stand between them: `attend` and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +24,7 @@ from sky4.model.layers import (
     SelfAttention,
     add_gated,
     modulate,
+    split_heads,
 )
 from sky4.ops.joint_attention import joint_attention
 
@@ -83,7 +87,7 @@ class SingleBlock(nn.Module):
     def __init__(self, config: TransformerConfig, reads_text: bool) -> None:
         super().__init__()
         self.heads = config.heads
-        self.parts = (3 * config.width, config.mlp_ratio * config.width)
+        self.parts = [3 * config.width, config.mlp_ratio * config.width]
         self.modulation = Modulation(config.width, 3, config.modulation == "shared")
         self.inward = nn.Linear(config.width, sum(self.parts))  # q, k, v and the MLP's hidden layer
         self.norm_q = QKNorm(config.head_dim)
@@ -95,26 +99,24 @@ class SingleBlock(nn.Module):
         media_tokens = x.shape[1]
         both = torch.cat([x, text], dim=1)  # [B, N + N_t, D]
         shift, scale, gate = self.modulation(context)
-        qkv, hidden = self.inward(modulate(both, shift, scale, context.reference_tokens)).split(self.parts, dim=-1)
-        out = self._attention(qkv, media_tokens, context)
-        update = self.outward(torch.cat([out.flatten(2), F.gelu(hidden, approximate="tanh")], dim=-1))
-        both = add_gated(both, gate, update, context.reference_tokens)
+        q, k, v, hidden = self._project(modulate(both, shift, scale, context.reference_tokens), context.joint_turn)
+        (out,) = joint_attention([q], [k], [v], [context.joint_mask])
+        both = add_gated(both, gate, self._finish(out, hidden), context.reference_tokens)
         x, text = both[:, :media_tokens], both[:, media_tokens:]
         if self.text_reading is not None:
             x = self.text_reading(x, context)
         return x, text
 
-    def _attention(self, qkv: Tensor, media_tokens: int, context: Context) -> Tensor:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 x [B, N + N_t, H, d]
-        segments = [media_tokens, qkv.shape[1] - media_tokens]
-        (q, text_q), (k, text_k), (v, text_v) = (x.split(segments, dim=1) for x in (q, k, v))
-        out = joint_attention(
-            [self.norm_q(q, context.turn), self.norm_q(text_q, None)],
-            [self.norm_k(k, context.turn), self.norm_k(text_k, None)],
-            [v, text_v],
-            [context.mask, context.text_mask],
-        )
-        return torch.cat(out, dim=1)
+    def _project(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        qkv, hidden = torch.split(self.inward(x), self.parts, dim=-1)
+        q, k, v = split_heads(qkv, 3, self.heads)
+        return self.norm_q(q, turn), self.norm_k(k, turn), v, hidden
+
+    def _finish(self, out: Tensor, hidden: Tensor) -> Tensor:
+        """outward([attention ; MLP]) as a sum of two products: no copy of the wide activations side by side."""
+        attention_weight, mlp_weight = torch.split(self.outward.weight, [self.parts[0] // 3, self.parts[1]], dim=1)
+        attended = F.linear(out.flatten(2), attention_weight, self.outward.bias)
+        return attended + F.linear(F.gelu(hidden, approximate="tanh"), mlp_weight)
 
     def feed_forward(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Nothing: the MLP ran beside the attention."""
@@ -146,3 +148,15 @@ def _read(attention: CrossAttention, x: Tensor, source: Tensor, at_x: Context, a
 def _own_time(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Text has no references: of the groups it takes the last, the tower's own timestep."""
     return tuple(v[:, -1:] for v in values)
+
+
+Block = DualBlock | SingleBlock
+PartT = TypeVar("PartT")
+
+
+class Depths(nn.ModuleList, Generic[PartT]):
+    """A module list that says what it holds."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[PartT]: ...  # type: ignore[override]

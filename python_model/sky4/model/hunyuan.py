@@ -209,7 +209,7 @@ class _Folder:
     """Tensors of several safetensors files, read one by one: the whole checkpoint never lies in memory."""
 
     def __init__(self, files: list[Path]) -> None:
-        self.handles = [safe_open(file, framework="pt") for file in files]
+        self.handles: list[Any] = [safe_open(file, framework="pt") for file in files]
         self.where = {name: handle for handle in self.handles for name in handle.keys()}  # noqa: SIM118
         self.shapes = {name: tuple(h.get_slice(name).get_shape()) for name, h in self.where.items()}
 

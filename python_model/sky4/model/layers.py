@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sky4.model.rope import rotate
+from sky4.ops.qk_norm_rope import qk_norm_rope
 
 NORM_EPS = 1e-6
 TIME_CHANNELS = 256  # sinusoids of the timestep embedding; as in the video model whose weights can be taken over
@@ -27,11 +27,13 @@ class Context:
     """What stays the same in a tower over all its blocks."""
 
     turn: Tensor  # [1 or B, N, 1, d/2] rotation of the media tokens
+    joint_turn: Tensor  # [1 or B, N + N_t, 1, d/2] the same with the text tokens after them, which stay as they are
     time_turn: Tensor  # [1 or B, N, 1, d/2] the same in time only, for the exchange
     condition: Tensor  # [B, G, D] activated timestep embedding
     shared: Tensor | None  # [B, G, 6D] the tower's own AdaLN projection, where blocks share it
     reference_tokens: int
     mask: Tensor | None  # [B, N]
+    joint_mask: Tensor | None  # [B, N + N_t]
     text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
     text_mask: Tensor | None  # [B, N_t]
 
@@ -107,17 +109,20 @@ def _by_group(
     return torch.cat([head, tail], dim=1)
 
 
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, N, parts·D] -> parts x [B, N, H, d], views."""
+    return x.view(*x.shape[:-1], parts, heads, -1).unbind(2)
+
+
 class QKNorm(nn.Module):
-    """RMSNorm per head, then (where a rotation is given) RoPE: one float32 pass, one rounding."""
+    """RMSNorm per head, then (where a rotation is given) RoPE."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(head_dim))
 
     def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:  # [B, N, H, d]
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + NORM_EPS) * self.weight
-        return (y if turn is None else rotate(y, turn)).to(x.dtype)
+        return qk_norm_rope(x, self.weight, turn, NORM_EPS)
 
 
 class SelfAttention(nn.Module):
@@ -132,7 +137,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def project(self, x: Tensor, turn: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 x [B, N, H, d]
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)
         return self.norm_q(q, turn), self.norm_k(k, turn), v
 
     def finish(self, out: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Queries of one sequence over the keys of another; the output projection starts at zero.
 
-    Queries and (with `norm_source`) keys come from a LayerNorm without weights, which the projections would absorb.
+    Both sides pass a LayerNorm without weights (the projections would absorb them): our choice.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -156,11 +161,11 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def queries(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
-        q: Tensor = self.norm_q(self.query(layer_norm(x)).unflatten(-1, (self.heads, -1)), turn)
-        return q
+        (q,) = split_heads(self.query(layer_norm(x)), 1, self.heads)
+        return self.norm_q(q, turn)  # type: ignore[no-any-return]
 
     def keys_values(self, source: Tensor, turn: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        k, v = self.key_value(layer_norm(source)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = split_heads(self.key_value(layer_norm(source)), 2, self.heads)
         return self.norm_k(k, turn), v
 
     def finish(self, out: Tensor) -> Tensor:

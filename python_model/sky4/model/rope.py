@@ -24,7 +24,7 @@ def angles(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
 
 
 def rotation(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
-    """The rotation of every token as unit complex numbers [1 or B, N, 1, d/2], for `rotate`."""
+    """The rotation of every token as complex numbers of length 1, [1 or B, N, 1, d/2] (`ops.qk_norm_rope`)."""
     angle = angles(positions, axes, theta)
     if angle.dim() == 2:
         angle = angle[None]
@@ -36,10 +36,7 @@ def temporal(positions: Tensor) -> Tensor:
     return positions * positions.new_tensor([1.0, 0.0, 0.0])
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotate the interleaved channel pairs of x [B, N, H, d] in float32; returns float32.
-
-    A complex product, because torch runs it several times faster on the CPU than the same sums on strided halves.
-    """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # [B, N, H, d/2]
-    return torch.view_as_real(pairs * turn).flatten(-2)
+def with_still(turn: Tensor, tokens: int) -> Tensor:
+    """The rotation of a sequence that ends in `tokens` more without a position (text): they stay as they are."""
+    batch, _, _, pairs = turn.shape
+    return torch.cat([turn, turn.new_ones(batch, tokens, 1, pairs)], dim=1)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sky4.config import TransformerConfig
 from sky4.inputs import TextInput, TowerInput
-from sky4.model.blocks import DualBlock, Exchange, SingleBlock
+from sky4.model.blocks import Block, Depths, DualBlock, Exchange, SingleBlock
 from sky4.model.layers import Context, CrossAttention, Modulation, TimestepEmbedding, modulate
-from sky4.model.rope import rotation, temporal
+from sky4.model.rope import rotation, temporal, with_still
+from sky4.ops.joint_attention import join_masks
 
 __all__ = ["Branch", "JointTransformer", "TextInput", "TowerInput"]
 
@@ -34,7 +35,7 @@ class Branch(nn.Module):
         self.time_in = TimestepEmbedding(width)
         self.shared_modulation = nn.Linear(width, 6 * width) if config.modulation == "shared" else None
         reads_early = reads_text and config.text_cross_attention == "all"
-        self.blocks = nn.ModuleList(
+        self.blocks: Depths[Block] = Depths(
             [DualBlock(config, reads_early) for _ in range(config.dual_blocks)]
             + [SingleBlock(config, reads_text) for _ in range(config.single_blocks)]
         )
@@ -63,13 +64,16 @@ class Branch(nn.Module):
             condition = torch.cat([data, condition], dim=1)  # [B, 2, D]
         condition = F.silu(condition)
         axes, theta = self.config.rope_axes, self.config.rope_theta
+        turn = rotation(media.positions, axes, theta)
         return x, c, Context(
-            turn=rotation(media.positions, axes, theta),
+            turn=turn,
+            joint_turn=with_still(turn, c.shape[1]),
             time_turn=rotation(temporal(media.positions), axes, theta),
             condition=condition,
             shared=None if self.shared_modulation is None else self.shared_modulation(condition),
             reference_tokens=media.reference_tokens,
             mask=media.mask,
+            joint_mask=join_masks([x, c], [media.mask, text.mask]),
             text=c,
             text_mask=text.mask,
         )
@@ -88,7 +92,7 @@ class JointTransformer(nn.Module):
         self.config = config
         self.video = Branch(config, config.video_in_channels, config.video_out_channels, reads_text=True)
         self.audio = Branch(config, config.audio_channels, config.audio_channels, reads_text=False)
-        self.exchanges = nn.ModuleList([Exchange(config) for _ in range(config.blocks)])
+        self.exchanges: Depths[Exchange] = Depths([Exchange(config) for _ in range(config.blocks)])
         initialise(self.exchanges)
 
     def forward(

@@ -4,7 +4,7 @@ Segments are what a caller would otherwise concatenate: the media and the text t
 an earlier step. Every query attends to the keys of all segments; cross-attention is the case of one query segment
 and one key segment of another length.
 
-    B batch   L_i length of segment i   H heads   d channels per head   L = sum of the key lengths
+    B batch   L_i length of segment i   H heads   d channels per head   L sum of the segments' lengths
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from sky4.ops import reference
 
-BACKENDS = ("auto", "reference", "torch")
+# auto: the best for the case; reference: the specification, float32 inside; matmul: its products in the inputs' dtype,
+# for short training on the CPU; torch: scaled_dot_product_attention.
+BACKENDS = ("auto", "reference", "matmul", "torch")
 
 # Up to this many keys the matmul-softmax's score matrix is small enough that saving it is cheaper than the
 # recomputation in the backward of torch's CPU attention (measured: the training step is 1.9 times faster).
@@ -48,17 +50,25 @@ def joint_attention(
     """
     masks = [None] * len(keys) if masks is None else masks
     _check(queries, keys, values, masks)
-    q, k, v = _joined(queries), _joined(keys), _joined(values)
-    key_mask = _joined_mask(keys, masks)
-    if select_backend(q, k, backend) == "reference":
-        out = reference.attention(q, k, v, key_mask)
-    else:
-        out = _torch_attention(q, k, v, key_mask)
-    return (out,) if len(queries) == 1 else out.split([x.shape[1] for x in queries], dim=1)
+    q, k, v = _heads_first(queries), _heads_first(keys), _heads_first(values)  # [B, H, L, d]
+    key_mask = join_masks(keys, masks)
+    out = _ATTENTION[select_backend(q, k, backend)](q, k, v, key_mask).transpose(1, 2)
+    return (out,) if len(queries) == 1 else torch.split(out, [x.shape[1] for x in queries], dim=1)
+
+
+def join_masks(segments: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor | None:
+    """The masks [B, L_i] of segments [B, L_i, ...] as one [B, L]; None where no segment has one."""
+    if all(mask is None for mask in masks):
+        return None
+    parts = [
+        torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        for x, mask in zip(segments, masks, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def select_backend(q: Tensor, k: Tensor, wanted: str | None = None) -> str:
-    """The backend that serves these queries and keys, "reference" or "torch".
+    """The backend, any of `BACKENDS` but auto, that serves these queries and keys [B, H, L, d].
 
     Raises ValueError where `wanted` is asked for by name and is not there.
     """
@@ -66,7 +76,7 @@ def select_backend(q: Tensor, k: Tensor, wanted: str | None = None) -> str:
     if wanted != "auto":
         return wanted
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    chosen = "reference" if training and q.device.type == "cpu" and k.shape[1] <= CPU_TRAINING_KEYS else "torch"
+    chosen = "matmul" if training and q.device.type == "cpu" and k.shape[2] <= CPU_TRAINING_KEYS else "torch"
     if not torch.compiler.is_compiling() and chosen not in _announced:
         _announced.add(chosen)
         _log.info("attention backend: %s on %s (chosen automatically)", chosen, q.device.type)
@@ -98,26 +108,20 @@ def _known(name: str) -> str:
 
 def _torch_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
     mask = None if key_mask is None else key_mask[:, None, None, :]
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if key_mask is not None:
         # Backends differ in what they return for a sample without keys (zero or nan).
         out = torch.where(key_mask.any(-1)[:, None, None, None], out, 0.0)
-    return out.transpose(1, 2)
+    return out
 
 
-def _joined(segments: Sequence[Tensor]) -> Tensor:
-    return segments[0] if len(segments) == 1 else torch.cat(list(segments), dim=1)
+_ATTENTION = {"reference": reference.attention, "matmul": reference.matmul_attention, "torch": _torch_attention}
 
 
-def _joined_mask(keys: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor | None:
-    if all(mask is None for mask in masks):
-        return None
-    return _joined(
-        [
-            torch.ones(k.shape[:2], dtype=torch.bool, device=k.device) if mask is None else mask
-            for k, mask in zip(keys, masks, strict=True)
-        ]
-    )
+def _heads_first(segments: Sequence[Tensor]) -> Tensor:
+    """[B, L_i, H, d] each -> [B, H, L, d]: joining and reordering are one copy."""
+    views = [x.transpose(1, 2) for x in segments]
+    return views[0] if len(views) == 1 else torch.cat(views, dim=2)
 
 
 def _check(
