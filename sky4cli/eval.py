@@ -124,9 +124,7 @@ def world(
                 result = evaluate_codecs(asked, clip_size, components, reporter.stage)
             else:
                 keep = _keeper(out, force) if save_clips else None
-                result = evaluate_model(
-                    asked, request, components, reporter.stage, first_frames=starts, keep=keep
-                )
+                result = evaluate_model(asked, request, components, reporter.stage, first_frames=starts, keep=keep)
         settings = _settings(of, prompts, request, clip_size, folder.manifest.name)
         results = {**settings, **result.to_dict()}
         _write(out, results, result)
