@@ -101,7 +101,7 @@ def nano() -> TransformerConfig:
 
 
 def tiny() -> TransformerConfig:
-    """The bundled model, trained on the procedural world; its video codec shrinks 16 times, so that it needs no patch."""
+    """The bundled model, trained on the procedural world; its video codec shrinks 16 times, so no patch is needed."""
     return TransformerConfig(
         width=192,
         heads=3,
