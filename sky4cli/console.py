@@ -68,8 +68,13 @@ class Reporter:
 
     def result(self, line: str) -> None:
         """A finished piece of work, for people."""
-        if not self._as_json:
-            print(line, flush=True)
+        if self._as_json:
+            return
+        if self._bars is not None:
+            self._bars.stop()  # two streams share the terminal: the bars give way to the line
+        print(line, flush=True)
+        if self._bars is not None:
+            self._bars.start()
 
     def record(self, values: dict[str, Any]) -> None:
         """The whole result, for programs: one line, the last."""

@@ -25,6 +25,8 @@ def doctor(model: Model = None, as_json: Json = False) -> None:
     else:
         for name, value in facts.items():
             print(f"{name:<18}{_words(value)}")
+        for name, value in facts["model"].get("hashes", {}).items():
+            print(f"{'':<18}{value}  {name}")
         for fault in faults:
             print(f"{'fault':<18}{fault}")
     if faults:
@@ -92,7 +94,7 @@ def _codecs() -> dict[str, bool]:
 
 def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
     from sky4.model.checkpoint import weight_files
-    from sky4.pipeline.components import weights_digest
+    from sky4.pipeline.components import weights_digest, weights_hashes
     from sky4.pipeline.model_folder import ModelFolder
 
     try:
@@ -107,6 +109,7 @@ def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
         "path": str(path),
         "size": f"{size / 2**20:.1f} MiB",
         "digest": weights_digest(path),
+        "hashes": weights_hashes(path),
         "makes": f"{manifest.defaults.width}x{manifest.defaults.height}, {manifest.defaults.frames} frames "
         f"at {manifest.defaults.fps} a second",
     }
@@ -126,7 +129,9 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         truths = all(isinstance(item, bool) for item in value.values())
         return ", ".join(
-            (name if item else f"{name} MISSING") if truths else f"{name} {item}" for name, item in value.items()
+            (name if item else f"{name} MISSING") if truths else f"{name} {item}"
+            for name, item in value.items()
+            if not isinstance(item, dict)
         )
     if isinstance(value, list):
         return ", ".join(map(str, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -244,6 +245,17 @@ def test_weights_that_are_no_safetensors_are_told(refused: Refused, nano_model: 
     shutil.copytree(nano_model, tmp_path / "model")
     (tmp_path / "model" / "transformer" / "model.safetensors").write_bytes(b"cut off")
     assert "cannot read the weights" in refused(model=tmp_path / "model", code=1)
+
+
+def test_parts_that_do_not_belong_together_are_told(refused: Refused, nano_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(nano_model, tmp_path / "model")
+    manifest = tmp_path / "model" / "model.json"
+    values = json.loads(manifest.read_text())
+    values["transformer"]["text_channels"] = 32
+    manifest.write_text(json.dumps(values))
+    said = refused(model=tmp_path / "model", code=1)
+    assert "the text encoder of --model" in said
+    assert "has 64 channels and its transformer wants 32" in said
 
 
 def test_latents_that_are_not_finite_are_not_saved(refused: Refused, nano_model: Path, tmp_path: Path) -> None:

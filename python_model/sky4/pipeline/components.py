@@ -11,7 +11,7 @@ import torch
 
 from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder, VideoCodec
-from sky4.errors import RequestError
+from sky4.errors import RequestError, Sky4Failure
 from sky4.model.checkpoint import load_transformer
 from sky4.model.transformer import JointTransformer
 from sky4.ops.joint_attention import BACKENDS
@@ -63,6 +63,7 @@ class Components:
         codec = load_video_codec(self.folder.locate(self.folder.manifest.video_codec), str(self.device), self.dtype)
         told = self.folder.spatial_compression, self.folder.temporal_compression
         assert (codec.spatial_compression, codec.temporal_compression) == told, "config.json was read wrongly"
+        self._check_channels("video codec", codec.channels, self.folder.manifest.transformer.video_channels)
         return codec
 
     @cached_property
@@ -70,20 +71,23 @@ class Components:
         # in float32: it is a small part of the time, and rounding in its snake activations is heard as noise
         codec = load_audio_codec(self.folder.locate(self.folder.manifest.audio_codec), str(self.device), torch.float32)
         assert (codec.sample_rate, codec.hop) == (self.folder.sample_rate, self.folder.hop), "config.json read wrongly"
+        self._check_channels("audio codec", codec.channels, self.folder.manifest.transformer.audio_channels)
         return codec
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
         entry = self.folder.manifest.text_encoder
         place = self.folder.locate(entry.path)
-        return load_text_encoder(place, entry.layer, entry.max_tokens, device=str(self.device), dtype=self.dtype)
+        encoder = load_text_encoder(place, entry.layer, entry.max_tokens, device=str(self.device), dtype=self.dtype)
+        self._check_channels("text encoder", encoder.channels, self.folder.manifest.transformer.text_channels)
+        return encoder
 
-    def release(self, *names: str) -> None:
-        """Let go of loaded networks by name; they load again when needed."""
-        for name in names:
-            self.__dict__.pop(name, None)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _check_channels(self, part: str, has: int, wants: int) -> None:
+        if has != wants:
+            raise Sky4Failure(
+                f"the {part} of --model {self.folder.path} has {has} channels and its transformer wants {wants}; "
+                "put the parts together that were trained together"
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -91,18 +95,25 @@ class Components:
         return weights_digest(self.folder.path)
 
 
+def weights_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every *.safetensors below, by its name; of files over 1 GiB of their size, first and last MiB."""
+    return {file.relative_to(folder).as_posix(): _file_hash(file) for file in sorted(folder.rglob("*.safetensors"))}
+
+
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of model.json and every *.safetensors below; of files over 1 GiB their first and last MiB count."""
+    """One SHA-256 over model.json and the hashes of all weight files."""
     digest = hashlib.sha256((folder / "model.json").read_bytes())
-    for file in sorted(folder.rglob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder).as_posix()}:{size}\n".encode())
-        with file.open("rb") as stream:
-            if size <= WHOLE_BYTES:
-                while block := stream.read(2**24):
-                    digest.update(block)
-            else:
-                digest.update(stream.read(END_BYTES))
-                stream.seek(-END_BYTES, 2)
-                digest.update(stream.read())
+    for name, content in weights_hashes(folder).items():
+        digest.update(f"{name} {content}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _file_hash(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= WHOLE_BYTES:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256(f"{size}\n".encode() + stream.read(END_BYTES))
+        stream.seek(-END_BYTES, 2)
+        digest.update(stream.read())
+    return digest.hexdigest()
