@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,12 @@ class Reporter:
         self._task: TaskID | None = None
         self._stage = ""
         self._started = self._said = 0.0
+        self._log = _Notes(self)
 
     def __enter__(self) -> Reporter:
+        # the library logs each automatic choice once, such as the attention backend
+        logging.getLogger("sky4").addHandler(self._log)
+        logging.getLogger("sky4").setLevel(logging.INFO)
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,6 +40,7 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger("sky4").removeHandler(self._log)
         if self._bars is not None:
             self._bars.stop()
 
@@ -80,3 +86,14 @@ class Reporter:
         """The whole result, for programs: one line, the last."""
         if self._as_json:
             print(json.dumps(values, separators=(",", ":")), flush=True)
+
+
+class _Notes(logging.Handler):
+    """Log records as notes."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.note(record.getMessage())

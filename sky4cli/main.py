@@ -13,6 +13,7 @@ import typer
 from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
 from sky4cli.doctor import doctor
+from sky4cli.eval import eval_app
 from sky4cli.generate import generate
 from sky4cli.rerun import rerun
 from sky4cli.show import show
@@ -33,6 +34,7 @@ app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)
 app.add_typer(train)
+app.add_typer(eval_app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,58 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import typer.main
 
 from sky4cli.main import app
 
+SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
+ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
+SAYING = ["--force", "--json", "--quiet"]
+RUN = ["config", "--set", "--max-minutes"]
+
 OPTIONS = {
+    "": ["--version"],
     "generate": [
-        "--prompt",
-        "-o --out",
-        "--negative-prompt",
-        "--image",
-        "--last-image",
-        "--video",
-        "--audio",
-        "--drive",
-        "--ref",
-        "--size",
-        "--seconds",
-        "--frames",
-        "--fps",
-        "--steps",
-        "--sampler",
-        "--guidance",
-        "--audio-guidance",
-        "--shift",
-        "--seed",
-        "-n --variations",
-        "--only",
-        "--enhance",
-        "--model",
-        "--device",
-        "--dtype",
-        "--attention-backend",
-        "--force",
-        "--json",
-        "--quiet",
+        *("--prompt", "-o --out", "--negative-prompt"),
+        *("--image", "--last-image", "--video", "--audio", "--drive", "--ref"),
+        *("--size", "--seconds", "--frames", "--fps"),
+        *SAMPLING,
+        *("-n --variations", "--only", "--enhance"),
+        *ENGINE,
+        *SAYING,
     ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--model", "--device", "--force", "--json", "--quiet"],
+    "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
     "doctor": ["--model", "--json"],
+    "train": [],
+    "train joint": [*RUN, "--decay-minutes", "--resume"],
+    "train video-codec": RUN,
+    "train audio-codec": RUN,
+    "train text-encoder": RUN,
+    "train cache": [*RUN, "--part"],
+    "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
+    "eval": [],
+    "eval world": [
+        *("--prompts", "-n --count", "-o --out", "--ceiling", "--codec", "--first-frames", "--save-clips"),
+        *("--size", "--frames"),
+        *SAMPLING,
+        *ENGINE,
+        *SAYING,
+    ],
 }
 
 
+def commands(command: Any, name: str = "") -> Iterator[tuple[str, list[Any]]]:
+    yield name, list(command.params)
+    for child, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{name} {child}".strip())
+
+
 def test_the_commands_have_these_options_and_no_others() -> None:
-    root = typer.main.get_command(app)
     found = {
-        name: [" ".join(parameter.opts) for parameter in command.params] for name, command in root.commands.items()
+        name: [" ".join(option.opts) for option in options] for name, options in commands(typer.main.get_command(app))
     }
-    assert {name: found[name] for name in OPTIONS} == OPTIONS
+    assert found == OPTIONS
 
 
 def test_every_option_says_what_it_does() -> None:
-    root = typer.main.get_command(app)
-    for name, command in root.commands.items():
-        for parameter in command.params:
-            assert getattr(parameter, "help", None), f"{name} {parameter.opts} has no help"
+    for name, options in commands(typer.main.get_command(app)):
+        for option in options:
+            assert getattr(option, "help", None), f"{name} {option.opts} has no help"
