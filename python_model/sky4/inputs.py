@@ -1,6 +1,6 @@
 """What the towers are given: tokens, positions and times, never files or grids (model.md, sections 3 and 4).
 
-    B batch   N media tokens of a tower, references first   N_t text tokens   C_in channels of one token
+B batch   N media tokens of a tower, references first   N_t text tokens   C_in channels of one token
 """
 
 from __future__ import annotations

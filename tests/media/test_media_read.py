@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+
 from sky4.errors import RequestError
 from sky4.media import (
     iterate_video,

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+
 from sky4.errors import RequestError, Sky4Failure
 from sky4.media import read_recipe, write_clip
 from sky4.media import write as write_module

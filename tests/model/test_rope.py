@@ -80,8 +80,7 @@ def test_scores_depend_on_the_distance_alone() -> None:
 
     def score(at_q: list[float], at_k: list[float]) -> float:
         turned = [
-            qk_norm_rope(x, ones, rotation(torch.tensor([at]), AXES, THETA), 1e-6)
-            for x, at in ((q, at_q), (k, at_k))
+            qk_norm_rope(x, ones, rotation(torch.tensor([at]), AXES, THETA), 1e-6) for x, at in ((q, at_q), (k, at_k))
         ]
         return float((turned[0] * turned[1]).sum())
 

@@ -1,7 +1,7 @@
 """The parts of a block: time embedding, AdaLN modulation, attention cut at its seam, feed-forward.
 
-    B batch   N tokens of a sequence   D width   H heads   d = D / H
-    G groups of tokens with one timestep each: 1, or 2 where references (group 0, t = 1) lead the sequence
+B batch   N tokens of a sequence   D width   H heads   d = D / H
+G groups of tokens with one timestep each: 1, or 2 where references (group 0, t = 1) lead the sequence
 """
 
 from __future__ import annotations

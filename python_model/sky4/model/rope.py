@@ -1,6 +1,6 @@
 """Rotary position embedding from positions as data (model.md, section 4).
 
-    B batch   N tokens   H heads   d channels per head (d/2 interleaved pairs)
+B batch   N tokens   H heads   d channels per head (d/2 interleaved pairs)
 """
 
 from __future__ import annotations

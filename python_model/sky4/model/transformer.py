@@ -1,6 +1,6 @@
 """The two towers and the joint model (model.md, section 3). `forward` is the figure.
 
-    B batch   N media tokens of a tower   N_t text tokens   D width   G timestep groups (layers.py)
+B batch   N media tokens of a tower   N_t text tokens   D width   G timestep groups (layers.py)
 """
 
 from __future__ import annotations
@@ -65,17 +65,21 @@ class Branch(nn.Module):
         condition = F.silu(condition)
         axes, theta = self.config.rope_axes, self.config.rope_theta
         turn = rotation(media.positions, axes, theta)
-        return x, c, Context(
-            turn=turn,
-            joint_turn=with_still(turn, c.shape[1]),
-            time_turn=rotation(temporal(media.positions), axes, theta),
-            condition=condition,
-            shared=None if self.shared_modulation is None else self.shared_modulation(condition),
-            reference_tokens=media.reference_tokens,
-            mask=media.mask,
-            joint_mask=join_masks([x, c], [media.mask, text.mask]),
-            text=c,
-            text_mask=text.mask,
+        return (
+            x,
+            c,
+            Context(
+                turn=turn,
+                joint_turn=with_still(turn, c.shape[1]),
+                time_turn=rotation(temporal(media.positions), axes, theta),
+                condition=condition,
+                shared=None if self.shared_modulation is None else self.shared_modulation(condition),
+                reference_tokens=media.reference_tokens,
+                mask=media.mask,
+                joint_mask=join_masks([x, c], [media.mask, text.mask]),
+                text=c,
+                text_mask=text.mask,
+            ),
         )
 
     def velocity(self, x: Tensor, context: Context) -> Tensor:

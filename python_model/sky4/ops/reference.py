@@ -1,6 +1,6 @@
 """The specification of the operations in plain torch: what every faster backend must compute.
 
-    B batch   L_q, L_k query and key lengths   N tokens   H heads   d channels per head (d/2 interleaved pairs)
+B batch   L_q, L_k query and key lengths   N tokens   H heads   d channels per head (d/2 interleaved pairs)
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def fit(
     while sample < config.samples and time.monotonic() - began < 60 * max_minutes:
         loss, shown = problem.loss(config.seed, sample, config.batch)
         module.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
         if torch.isfinite(norm):
             optimizers.step(config.factor(sample))

@@ -7,11 +7,12 @@ C latent channels, K1 and K2 strides of the stages, T latents.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck, OobleckResidualUnit, Snake1d
-from torch import Tensor, nn
+from torch import Tensor
 
 NEAR_LINEAR = -2.5  # log of snake's frequency: bends by less than 0.01 at amplitude 1
 QUIET_SCALE = -3.0  # softplus of it is the posterior's deviation at the start
@@ -25,7 +26,7 @@ def mdct_basis(bands: int) -> Tensor:
     return torch.cos(math.pi / bands * rows * (taps + bands / 2)) * window * math.sqrt(2 / bands)
 
 
-def _set(layer: nn.Module, weight: Tensor, spread: float = 1e-3) -> None:
+def _set(layer: Any, weight: Tensor, spread: float = 1e-3) -> None:
     """Give a weight-normalised layer this weight; its empty rows get a small random one, so that they can learn."""
     weight = weight + spread * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * (
         weight.abs().sum(tuple(range(1, weight.ndim)), keepdim=True) == 0
@@ -36,7 +37,7 @@ def _set(layer: nn.Module, weight: Tensor, spread: float = 1e-3) -> None:
         layer.bias.zero_()
 
 
-def _centred(layer: nn.Module, pairs: int) -> Tensor:
+def _centred(layer: Any, pairs: int) -> Tensor:
     """A convolution weight that passes the first `pairs` channels through."""
     weight = torch.zeros(layer.weight_v.shape)
     for channel in range(pairs):

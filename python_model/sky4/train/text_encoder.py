@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from sky4.world.captions import KINDS, Facts, caption, parse
+from sky4.world.lexicon import Language
 from sky4.world.scene import sample_scene
 from sky4.world.vocabulary import BACKGROUNDS, COLOURS, DRIFTS, MATERIALS, MOTIONS, SHAPES, SIZES, TEMPI
 
@@ -60,7 +61,7 @@ def write_captions(seed: int, first: int, count: int) -> list[str]:
         random = np.random.Generator(np.random.Philox(key=[seed, index]))
         kind = KINDS[int(random.integers(len(KINDS)))]
         draw = random.random()
-        language = "en" if random.random() < 0.7 else "zh"
+        language: Language = "en" if random.random() < 0.7 else "zh"
         scene = sample_scene(seed, index)
         texts.append(caption(scene, kind, language, random, silent=draw < 0.15, audio_only=0.15 <= draw < 0.3))
     return texts
