@@ -162,13 +162,15 @@ def pairs(values: list[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE options as a mapping; values are read as YAML reads them."""
     import yaml
 
+    from sky4.train.settings import read_yaml
+
     found = {}
     for text in values or ():
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise RequestError(f"{flag} must be NAME=VALUE, got {text!r}")
         try:
-            found[name] = yaml.safe_load(value)
+            found[name] = read_yaml(value)
         except yaml.YAMLError as error:
             raise RequestError(f"{flag} {name}: {value!r} is not a value that YAML reads") from error
     return found

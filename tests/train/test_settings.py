@@ -49,6 +49,12 @@ def test_faults_are_named_by_their_path(tmp_path: Path, line: str, message: str)
         read_settings(write(tmp_path / "c.yaml", text))
 
 
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    text = CONFIG + "optimizer: {lr: 1e-3, muon_lr: 2.5e-2, spike: 1E1}"
+    optimizer = read_settings(write(tmp_path / "c.yaml", text)).optimizer
+    assert (optimizer.lr, optimizer.muon_lr, optimizer.spike) == (0.001, 0.025, 10.0)
+
+
 def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot read the training config"):
         read_settings(tmp_path / "none.yaml")

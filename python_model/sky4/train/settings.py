@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -152,13 +153,27 @@ class JointSettings:
         return config_from_dict(TransformerConfig, config_to_dict(preset(self.preset)) | self.transformer)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as everybody expects; the standard wants 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_mapping(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A YAML file's mapping; `overrides` replaces values by dotted path ("run.folder").
 
     Raises ValueError for a file that is missing or no YAML mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the training config {path}: {error}") from error
     if not isinstance(data, dict):
