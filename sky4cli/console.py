@@ -50,6 +50,8 @@ class Reporter:
             return
         if self._bars is not None:
             if name != self._stage or self._task is None:
+                if self._task is not None:
+                    self._bars.remove_task(self._task)  # one bar at a time: the stage under way
                 self._task = self._bars.add_task(name, total=total)
             self._bars.update(self._task, completed=done, total=total)
             self._stage = name

@@ -165,4 +165,4 @@ def shown_references(files: tuple[ReferenceFile, ...], request: ClipRequest, geo
 
 def to_pixels(frames: NDArray[np.uint8]) -> Tensor:
     """Frames [F, H, W, 3] of 0..255 to pixels [1, 3, F, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0

@@ -158,4 +158,4 @@ def _audio_clock(config: Mapping[str, Any]) -> tuple[int, int]:
     """(sample rate, hop) of an audio autoencoder."""
     if "downsampling_ratios" in config:  # AutoencoderOobleck
         return int(config["sampling_rate"]), math.prod(config["downsampling_ratios"])
-    return 44100, 1024  # MMAudioVAE at 44.1 kHz: a spectrogram hop of 512, halved once more in time
+    return int(config["sample_rate"]), 2 * int(config["hop_length"])  # MMAudioVAE halves its spectrogram once in time
