@@ -15,7 +15,7 @@ from sky4.model.hunyuan import init_video_from_hunyuan
 from sky4.model.transformer import JointTransformer
 from sky4.train.checkpoints import checkpoints, load_ema
 from sky4.train.settings import JointSettings
-from sky4.train.trainer import Encode
+from sky4.train.trainer import Encode, computes_in_bfloat16
 
 
 def build_model(settings: JointSettings, device: torch.device) -> JointTransformer:
@@ -64,8 +64,8 @@ def load_encode(settings: JointSettings, device: torch.device) -> Encode:
 
 
 def load_codecs(settings: JointSettings, device: torch.device) -> tuple[VideoCodec, AudioCodec]:
-    """The frozen codecs; the video codec in bfloat16 on CUDA, both in float32 otherwise."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    """The frozen codecs; the video codec in bfloat16 where the device multiplies it natively, the audio codec never."""
+    dtype = torch.bfloat16 if computes_in_bfloat16("auto", device) else torch.float32
     return load_video_codec(settings.codecs.video, str(device), dtype), load_audio_codec(
         settings.codecs.audio, str(device)
     )
