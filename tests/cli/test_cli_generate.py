@@ -145,6 +145,24 @@ def test_a_silent_film_gets_sound_and_a_sound_drives_a_film(run) -> None:
     assert json.loads(out)["clips"][0]["frames"] == 9
 
 
+def test_a_rewritten_prompt_is_shown_used_and_recorded(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Rewriter:
+        def __init__(self, folder: Path) -> None:
+            assert folder == tmp_path
+
+        def __call__(self, messages: list[dict[str, str]]) -> str:
+            return f"A red circle, which {messages[-1]['content']} <sfx>boing</sfx>"
+
+    monkeypatch.setattr("sky4.prompting.enhance.LocalRewriter", Rewriter)
+    code, out, err = run("generate", "--prompt", "jumps", "--enhance", str(tmp_path), "-o", "clip.mp4", "--json")
+    assert code == 0, err
+    rewritten = "A red circle, which jumps <sfx>boing</sfx>"
+    assert f"prompt: {rewritten}" in err
+    assert json.loads(out)["clips"][0]["prompt"] == rewritten
+    request = json.loads(run("show", "clip.mp4", "--json", model=False)[1])["request"]
+    assert (request["prompt"], request["enhanced_from"]) == (rewritten, "jumps")
+
+
 def test_rerun_makes_the_same_latents_and_says_so(run) -> None:
     assert run("generate", "--prompt", DRUM, "-o", "clip.mp4", "--seed", "3", "--dtype", "bfloat16")[0] == 0
     code, out, err = run("rerun", "clip.mp4", "-o", "again.mov", model=False)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sky4.errors import RequestError, Sky4Failure
-from sky4.media import read_recipe, write_clip
+from sky4.media import read_audio, read_recipe, write_clip
 from sky4.media import write as write_module
 
 RATE = 44100
@@ -105,6 +105,16 @@ def test_the_recipe_comes_back_from_every_format(tmp_path: Path, name: str) -> N
     long_recipe = {**RECIPE, "note": "x" * 100_000}  # longer than QuickTime's 64 KB strings
     write_clip(path, frames, audio, fps=Fraction(16), recipe=long_recipe)
     assert read_recipe(path) == {"format": "sky4-recipe", **long_recipe}
+
+
+@pytest.mark.parametrize("name", ["take:2.mp4", "http:x.wav", "%03d.mkv", "-n.webm", "圆 🔴.mp4"])
+def test_any_file_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = None if name.endswith(".wav") else chunks(5)
+    write_clip(Path(name), frames, clicks(13781, [10]), fps=Fraction(16), recipe=RECIPE)
+    assert os.listdir(tmp_path) == [name]
+    assert read_recipe(Path(name))["version"] == 1
+    assert abs(read_audio(Path(name)).shape[1] - 13781) <= 1  # Opus goes through 48 kHz and back
 
 
 def test_a_folder_holds_every_frame_exactly_and_the_sound_beside_them(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sky4.errors import RequestError
 from sky4.media.destination import RECIPE_NAME
+from sky4.media.opening import OPTIONS, located
 
 COMMENT = "comment"  # every container here has it, and players, exiftool and ffprobe show it
 FORMAT = "sky4-recipe"
@@ -50,7 +51,7 @@ def _comment(path: Path) -> str:
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
             return ""
     try:
-        with av.open(str(path)) as container:
+        with av.open(located(path), options=OPTIONS) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska writes COMMENT
     except (av.error.FFmpegError, OSError):
         return ""

@@ -14,15 +14,15 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from sky4.errors import RequestError
+from sky4.media.opening import OPTIONS, located
 
 MAX_SECONDS = 600  # ten minutes of stereo float32 are 212 MB
-OPTIONS = {"protocol_whitelist": "file"}  # a playlist inside a file must not reach the network
 
 
 def probe_audio(path: Path) -> float:
     """Seconds of sound in the file, whose start is decoded as a proof. RequestError where missing or without sound."""
     start = read_audio(path, seconds=0.1)
-    with av.open(str(path), options=OPTIONS) as container:
+    with av.open(located(path), options=OPTIONS) as container:
         stream = container.streams.audio[0]
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
@@ -42,7 +42,7 @@ def read_audio(path: Path, seconds: float | None = None, sample_rate: int = 4410
     limit = MAX_SECONDS * sample_rate
     wanted = limit + 1 if seconds is None else min(round(seconds * sample_rate), limit)
     try:
-        with av.open(str(path), options=OPTIONS) as container:
+        with av.open(located(path), options=OPTIONS) as container:
             wave = _decode(container, wanted, sample_rate)
     except (av.error.FFmpegError, OSError) as error:
         raise RequestError(f"'{path}' cannot be decoded as sound; give a WAV, MP3, FLAC, MP4 or similar") from error

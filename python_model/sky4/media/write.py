@@ -28,6 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sky4.errors import RequestError, Sky4Failure
 from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
+from sky4.media.opening import located
 from sky4.media.recipe import COMMENT, encode_recipe
 
 Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
@@ -111,7 +112,7 @@ def _write_container(
     rate: int,
     comment: str,
 ) -> Counts:
-    container = av.open(str(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, rate))
+    container = av.open(located(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, rate))
     done = False
     try:
         container.metadata[COMMENT] = comment
@@ -270,7 +271,7 @@ def _check_container(partial: Path, written: Counts, rate: int, has_audio: bool)
     count, _, _, samples = written
     pictures, heard = 0, Fraction(0)
     try:
-        with av.open(str(partial)) as container:
+        with av.open(located(partial)) as container:
             for packet in container.demux():
                 if packet.pts is None:
                     continue

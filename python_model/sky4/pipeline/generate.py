@@ -130,9 +130,17 @@ def _sampled(
 
 @contextmanager
 def _computing(components: Components, request: ClipRequest) -> Iterator[None]:
-    """Without gradients, on the chosen attention; out of memory becomes a sentence that names the flags to change."""
+    """Without gradients, on the chosen attention, with convolutions that give the same bits each time.
+
+    Out of memory becomes a sentence that names the flags to change.
+    """
     try:
-        with torch.inference_mode(), use_backend(components.backend):
+        tf32 = torch.backends.cudnn.allow_tf32
+        with (
+            torch.inference_mode(),
+            use_backend(components.backend),
+            torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=tf32),
+        ):
             yield
     except torch.OutOfMemoryError as error:
         raise Sky4Failure(
