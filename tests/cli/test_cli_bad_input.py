@@ -309,7 +309,12 @@ def test_ctrl_c_while_sampling_exits_130_and_leaves_no_partial_file(nano_model: 
         str(tmp_path / "clip.mp4"),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sky4cli", *argv], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "sky4cli", *argv],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell ignores SIGINT for what it starts in the background, and so would this test's child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     for line in process.stderr:

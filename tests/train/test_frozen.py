@@ -95,11 +95,11 @@ def test_stepping_over_still_units_changes_nothing(sound: AudioCodecProblem, tmp
 
 
 def test_an_exported_audio_codec_loads_with_normalised_latents(sound: AudioCodecProblem, tmp_path: Path) -> None:
-    export_audio(sound, tmp_path / "audio", clips=4)
+    export_audio(sound, tmp_path / "audio", clips=24)
     codec = load_audio_codec(tmp_path / "audio")
     latents = codec.encode(sound.waves(seed=79, first=0, batch=8))
     assert latents.shape == (8, 8, 32)
-    assert 0.3 < float(latents.std()) < 3
+    assert 0.3 < float(latents.std()) < 3  # other sounds than those it was normalised by
     assert isinstance(AutoencoderOobleck.from_pretrained(tmp_path / "audio"), AutoencoderOobleck)
 
 
