@@ -101,7 +101,7 @@ def test_require_clean_raises_a_request_error_with_the_first_place_and_all_fault
     with pytest.raises(RequestError) as caught:
         require_clean("a <sfz>b @cat")
     assert (
-        str(caught.value) == "the prompt has a fault at column 3: unknown tag <sfz>; did you mean <sfx>? (and 1 more)"
+        str(caught.value) == "--prompt has a fault at column 3: unknown tag <sfz>; did you mean <sfx>? (and 1 more)"
     )
     assert isinstance(caught.value, PromptError)
     assert len(caught.value.faults) == 2

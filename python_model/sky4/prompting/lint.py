@@ -44,7 +44,7 @@ class PromptError(RequestError):
 
     def __init__(self, prompt: str, faults: list[Fault]) -> None:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        super().__init__(f"the prompt has a fault at {faults[0]}{more}")
+        super().__init__(f"--prompt has a fault at {faults[0]}{more}")
         self.prompt = prompt
         self.faults = faults
 
