@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sky4.errors import RequestError
-from sky4cli.options import Backend, Device, Dtype, Force, Json, Model, Quiet, parse_size
+from sky4cli.options import (
+    AudioGuidance,
+    Backend,
+    Device,
+    Dtype,
+    Force,
+    Guidance,
+    Json,
+    Model,
+    Quiet,
+    Sampler,
+    Shift,
+    Size,
+    Steps,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from sky4.evaluation.world import ClipSize, Evaluation
@@ -49,21 +64,13 @@ def world(
         typer.Option("--first-frames", metavar="N", help="So many clips more, each from its scene's first frame."),
     ] = None,
     save_clips: Annotated[bool, typer.Option("--save-clips", help=f"Keep every clip as an MP4 in {CLIPS}/.")] = False,
-    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, square.")] = None,
+    size: Size = None,
     frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Length of the clips.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")] = None,
-    sampler: Annotated[
-        Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", metavar="W", help="Weight of the prompt in the picture; 1 is none.")
-    ] = None,
-    audio_guidance: Annotated[
-        float | None, typer.Option("--audio-guidance", metavar="W", help="Weight of the prompt in the sound.")
-    ] = None,
-    shift: Annotated[
-        float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
-    ] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    guidance: Guidance = None,
+    audio_guidance: AudioGuidance = None,
+    shift: Shift = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first clip's noise; the next ones count up.")] = 0,
     model: Model = None,
     device: Device = "auto",

@@ -9,7 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sky4.errors import RequestError
-from sky4cli.options import Backend, Device, Dtype, Force, Json, Model, Out, Quiet, parse_number, parse_size
+from sky4cli.options import (
+    AudioGuidance,
+    Backend,
+    Device,
+    Dtype,
+    Force,
+    Guidance,
+    Json,
+    Model,
+    Out,
+    Quiet,
+    Sampler,
+    Shift,
+    Size,
+    Steps,
+    parse_number,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
@@ -37,23 +54,15 @@ def generate(
         list[str] | None,
         typer.Option("--ref", metavar="NAME=PATH", help="A picture, video or sound that the prompt calls @NAME."),
     ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 64x64.")] = None,
+    size: Size = None,
     seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the clip.")] = None,
     frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Length in frames instead.")] = None,
     fps: Annotated[str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")] = None,
-    sampler: Annotated[
-        Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", metavar="W", help="Weight of the prompt in the picture; 1 is none.")
-    ] = None,
-    audio_guidance: Annotated[
-        float | None, typer.Option("--audio-guidance", metavar="W", help="Weight of the prompt in the sound.")
-    ] = None,
-    shift: Annotated[
-        float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
-    ] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    guidance: Guidance = None,
+    audio_guidance: AudioGuidance = None,
+    shift: Shift = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same clip.")] = 0,
     variations: Annotated[
         int, typer.Option("-n", "--variations", metavar="N", help="So many clips, with seeds from --seed on.")

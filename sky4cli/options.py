@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,20 @@ Out = Annotated[
         metavar="PATH",
         help="Output: .mp4 .mov .mkv .webm .wav .png, or a name without suffix for a folder of PNG pictures.",
     ),
+]
+Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 64x64.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")]
+Sampler = Annotated[
+    Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", metavar="W", help="Weight of the prompt in the picture; 1 is none.")
+]
+AudioGuidance = Annotated[
+    float | None, typer.Option("--audio-guidance", metavar="W", help="Weight of the prompt in the sound.")
+]
+Shift = Annotated[
+    float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]

@@ -135,7 +135,7 @@ def _write_into(folder: Path, model: nn.Module, dtype: torch.dtype | None, shard
         names = [SINGLE]
     for shard, name in zip(shards, names, strict=True):  # converted one shard at a time: never a second copy of all
         save_file({key: w.detach().to("cpu", dtype or w.dtype).contiguous() for key, w in shard.items()}, folder / name)
-        _sync(folder / name)
+        to_disk(folder / name)
     if len(shards) > 1:
         where = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
@@ -165,11 +165,11 @@ def _stored_config(folder: Path) -> TransformerConfig:
 
 def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    _sync(path)
+    to_disk(path)
 
 
-def _sync(path: Path) -> None:
-    """To the disk before the rename: after a power cut the weights are whole or not there."""
+def to_disk(path: Path) -> None:
+    """Flush a file before it is renamed: after a power cut it is whole or not there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sky4.errors import Sky4Failure
+from sky4.model.checkpoint import to_disk
 
 PARTS = ("model", "ema", "optimizer")
 VERSION = 1
@@ -82,18 +83,9 @@ def load_ema(path: Path) -> dict[str, Tensor]:
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    _sync(path)
+    to_disk(path)
 
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """To the disk before the rename: after a power cut a checkpoint is whole or not there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    to_disk(path)
