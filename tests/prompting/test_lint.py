@@ -100,9 +100,7 @@ def test_long_prompts_are_cut_to_the_neighbourhood_of_the_fault(word: str) -> No
 def test_require_clean_raises_a_request_error_with_the_first_place_and_all_faults() -> None:
     with pytest.raises(RequestError) as caught:
         require_clean("a <sfz>b @cat")
-    assert (
-        str(caught.value) == "--prompt has a fault at column 3: unknown tag <sfz>; did you mean <sfx>? (and 1 more)"
-    )
+    assert str(caught.value) == "--prompt has a fault at column 3: unknown tag <sfz>; did you mean <sfx>? (and 1 more)"
     assert isinstance(caught.value, PromptError)
     assert len(caught.value.faults) == 2
     assert caught.value.render().count("^") == 5 + 4
