@@ -1,142 +1,14 @@
-// sky4._C: the one door between Python and the kernels. Any object with __dlpack__ is a tensor here.
+// sky4._C: the one door between Python and the kernels. Any object with __dlpack__ is a tensor here; each kernel's own
+// binding stands in bind/.
 
 #include <pybind11/pybind11.h>
 
-#include <optional>
-#include <string>
+#include <exception>
 
+#include "bind/kernels.h"
 #include "check.h"
-#include "cpu/latent_assemble.h"
-#include "dlpack.h"
-#include "tensor.h"
 
 namespace py = pybind11;
-
-namespace sky4 {
-namespace {
-
-DType to_dtype(const std::string& where, dlpack::DataType type) {
-    if (type.lanes == 1) {
-        if (type.code == dlpack::kFloat && type.bits == 32) return DType::float32;
-        if (type.code == dlpack::kBfloat && type.bits == 16) return DType::bfloat16;
-        if (type.code == dlpack::kInt && type.bits == 64) return DType::int64;
-        if (type.code == dlpack::kBool && type.bits == 8) return DType::boolean;
-    }
-    constexpr const char* kCodes[] = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
-    const std::string code = type.code < 7 ? kCodes[type.code] : "code " + std::to_string(type.code) + ", bits ";
-    throw WrongType(where + " has dtype " + code + std::to_string(type.bits) +
-                    ", expected float32, bfloat16, int64 or bool");
-}
-
-Device to_device(const std::string& where, dlpack::Device device) {
-    switch (device.type) {
-        case dlpack::kCPU:
-        case dlpack::kCUDAHost:
-            return Device::cpu;
-        case dlpack::kCUDA:
-        case dlpack::kCUDAManaged:
-            return Device::cuda;
-    }
-    throw WrongType(where + " is on a device of DLPack type " + std::to_string(device.type) +
-                    ", expected cpu (1) or cuda (2)");
-}
-
-// Holds an object's DLPack capsule, so its memory, for as long as the view is in use.
-class Borrowed {
-public:
-    enum class Use { read, write };
-
-    Borrowed(const char* kernel, const char* argument, const py::handle& object, Use use = Use::read) {
-        const std::string where = std::string(kernel) + ": " + argument;
-        if (!py::hasattr(object, "__dlpack__"))
-            throw WrongType(where + " is a " + std::string(py::str(py::type::of(object).attr("__name__"))) +
-                            ", expected a tensor with __dlpack__");
-        capsule_ = export_capsule(object);
-        view(where, take(where, use));
-    }
-
-    const TensorRef& tensor() const { return tensor_; }
-
-private:
-    // The protocol's own way to tell the generations apart: producers before DLPack 1.0 know no `max_version`.
-    static py::object export_capsule(const py::handle& object) {
-        try {
-            return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(dlpack::kMajorVersion, 0));
-        } catch (py::error_already_set& error) {
-            if (!error.matches(PyExc_TypeError)) throw;
-        }
-        return object.attr("__dlpack__")();
-    }
-
-    // The capsule keeps its name and its destructor: it is never "consumed", and frees itself when we let it go.
-    const dlpack::Tensor& take(const std::string& where, Use use) const {
-        PyObject* capsule = capsule_.ptr();
-        if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
-            const auto* managed =
-                static_cast<const dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
-            if (managed->version.major != dlpack::kMajorVersion)
-                throw WrongType(where + " speaks DLPack " + std::to_string(managed->version.major) + ", expected " +
-                                std::to_string(dlpack::kMajorVersion));
-            if (use == Use::write && (managed->flags & dlpack::kFlagReadOnly))
-                throw WrongValue(where + " is read-only, expected memory that can be written");
-            return managed->tensor;
-        }
-        if (PyCapsule_IsValid(capsule, "dltensor"))
-            return static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
-        throw WrongType(where + " has a __dlpack__ that returns no DLPack capsule");
-    }
-
-    void view(const std::string& where, const dlpack::Tensor& from) {
-        if (from.ndim < 0 || from.ndim > TensorRef::kMaxDims)
-            throw WrongValue(where + " has " + std::to_string(from.ndim) + " axes, expected at most " +
-                             std::to_string(TensorRef::kMaxDims));
-        tensor_.device = to_device(where, from.device);
-        tensor_.device_index = from.device.id;
-        tensor_.dtype = to_dtype(where, from.dtype);
-        tensor_.data = static_cast<char*>(from.data) + from.byte_offset;
-        tensor_.ndim = from.ndim;
-        int64_t contiguous = 1;
-        for (int d = from.ndim - 1; d >= 0; --d) {
-            tensor_.shape[d] = from.shape[d];
-            tensor_.stride[d] = from.strides != nullptr ? from.strides[d] : contiguous;
-            contiguous *= from.shape[d];
-        }
-        const auto address = reinterpret_cast<uintptr_t>(tensor_.data);
-        const uintptr_t item = from.dtype.bits / 8;
-        if (address % item != 0)
-            throw WrongValue(where + " begins " + std::to_string(address % item) +
-                             " bytes off, expected alignment to its " + std::to_string(item) + "-byte elements");
-    }
-
-    py::object capsule_;
-    TensorRef tensor_;
-};
-
-void latent_assemble(const py::object& low, const py::object& noise, const py::object& keyframes,
-                     const py::object& keyframe_indices, const py::object& source, const py::object& source_mask,
-                     const py::object& out) {
-    constexpr const char* kKernel = "latent_assemble";
-    const auto maybe = [&](const char* argument, const py::object& object) -> std::optional<Borrowed> {
-        if (object.is_none()) return std::nullopt;
-        return std::make_optional<Borrowed>(kKernel, argument, object);
-    };
-    const auto ref = [](const std::optional<Borrowed>& held) -> std::optional<TensorRef> {
-        if (!held) return std::nullopt;
-        return held->tensor();
-    };
-    const Borrowed low_held(kKernel, "low", low), noise_held(kKernel, "noise", noise);
-    const auto keyframes_held = maybe("keyframes", keyframes);
-    const auto indices_held = maybe("keyframe_indices", keyframe_indices);
-    const auto source_held = maybe("source", source), mask_held = maybe("source_mask", source_mask);
-    const Borrowed out_held(kKernel, "out", out, Borrowed::Use::write);
-    const cpu::LatentAssemble args{low_held.tensor(), noise_held.tensor(), ref(keyframes_held), ref(indices_held),
-                                   ref(source_held),  ref(mask_held),      out_held.tensor()};
-    const py::gil_scoped_release unlocked;
-    cpu::latent_assemble(args);
-}
-
-}  // namespace
-}  // namespace sky4
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "The native kernels of sky4. Tensors are any objects with __dlpack__ (PyTorch, NumPy, CuPy, JAX).";
@@ -148,19 +20,9 @@ PYBIND11_MODULE(_C, module) {
             PyErr_SetString(PyExc_TypeError, error.what());
         }
     });
-    module.def("latent_assemble", &sky4::latent_assemble, py::arg("low"), py::arg("noise"), py::arg("keyframes"),
-               py::arg("keyframe_indices"), py::arg("source"), py::arg("source_mask"), py::arg("out"),
-               R"(The refiner's input, written into `out` in one pass on the CPU.
-
-low               [B, C, T, h, w]    float32 or bfloat16; the other latents have the same dtype
-noise             [B, C, T2, H, W]
-keyframes         [B, C, K, H, W]    or None
-keyframe_indices  [K]                int64, distinct, 0 <= index < T2; or None
-source            [B, C, T2, H, W]   or None
-source_mask       [B, 1, T2, H, W]   bool or the latents' dtype, or None; source is taken where it is exactly 1
-out               [B, 2C, T2, H, W]  contiguous: noise, then the assembled condition
-
-Rows (the last axis) have stride 1; the other axes may lie anyhow. `out` shares no memory with the inputs.
-Raises TypeError for a wrong dtype or device, ValueError for a wrong shape, stride or index.
-SKY4_THREADS bounds the threads.)");
+    sky4::bind_block_sparse_attention(module);
+    sky4::bind_joint_attention(module);
+    sky4::bind_latent_assemble(module);
+    sky4::bind_qk_norm_rope(module);
+    sky4::bind_select_cubes(module);
 }

@@ -36,6 +36,13 @@ public:
         return *this;
     }
 
+    const Checked& is_on_index(int index) const {
+        if (tensor_.device_index != index)
+            throw WrongType(where_ + " is on device number " + std::to_string(tensor_.device_index) + ", expected " +
+                            std::to_string(index));
+        return *this;
+    }
+
     const Checked& has_dtype(DType dtype) const {
         if (tensor_.dtype != dtype)
             throw WrongType(where_ + " has dtype " + name(tensor_.dtype) + ", expected " + name(dtype));

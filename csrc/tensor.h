@@ -7,7 +7,7 @@
 
 namespace sky4 {
 
-enum class DType : uint8_t { float32, bfloat16, int64, boolean };
+enum class DType : uint8_t { float32, bfloat16, float16, int32, int64, boolean };
 enum class Device : uint8_t { cpu, cuda };
 
 inline const char* name(DType dtype) {
@@ -16,6 +16,10 @@ inline const char* name(DType dtype) {
             return "float32";
         case DType::bfloat16:
             return "bfloat16";
+        case DType::float16:
+            return "float16";
+        case DType::int32:
+            return "int32";
         case DType::int64:
             return "int64";
         case DType::boolean:
