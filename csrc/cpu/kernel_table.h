@@ -2,11 +2,16 @@
 // errors) is compiled once, for any processor, and calls through this table: `kernels().attend(...)`.
 #pragma once
 
+#include "attention_parts.h"
+
 namespace sky4::cpu {
 
 struct KernelTable {
     int lanes;      // float32 values in a vector register
     bool bf16_dot;  // bfloat16 products are summed in pairs by one instruction
+    // Attention: [0] of float32, [1] of bfloat16.
+    void (*pack_block[2])(const PackBlock&);
+    void (*attend[2])(const AttendTile&);
 };
 
 // One per level, defined by level.cpp as compiled for it.
