@@ -21,6 +21,7 @@ PYBIND11_MODULE(_C, module) {
         }
     });
     sky4::bind_block_sparse_attention(module);
+    sky4::bind_isa(module);
     sky4::bind_joint_attention(module);
     sky4::bind_latent_assemble(module);
     sky4::bind_qk_norm_rope(module);

@@ -6,6 +6,7 @@
 namespace sky4 {
 
 void bind_block_sparse_attention(pybind11::module_& module);
+void bind_isa(pybind11::module_& module);
 void bind_joint_attention(pybind11::module_& module);
 void bind_latent_assemble(pybind11::module_& module);
 void bind_qk_norm_rope(pybind11::module_& module);

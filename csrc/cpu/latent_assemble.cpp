@@ -13,6 +13,7 @@
 
 #include "../latent_assemble.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>

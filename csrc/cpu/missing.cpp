@@ -6,9 +6,7 @@
 #include "../select_cubes.h"
 
 namespace sky4::cpu {
-void joint_attention(const JointAttention&) { throw WrongValue("joint_attention: not there yet"); }
 void joint_attention_backward(const JointAttentionBackward&) { throw WrongValue("not there yet"); }
-void block_sparse_attention(const BlockSparseAttention&) { throw WrongValue("not there yet"); }
 void block_sparse_attention_backward(const BlockSparseAttentionBackward&) { throw WrongValue("not there yet"); }
 void select_cubes(const SelectCubes&) { throw WrongValue("not there yet"); }
 void qk_norm_rope(const QKNormRope&) { throw WrongValue("not there yet"); }

@@ -1,48 +1,46 @@
-// Share a range of independent items among threads.
+// Share independent items among threads: on the OpenMP threads that the process (torch) already keeps, else on our own.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <string>
-#include <system_error>
-#include <thread>
-#include <vector>
-
-#include "../check.h"
 
 namespace sky4::cpu {
 
-// SKY4_THREADS, never more than the processors this process may use; unset = all of them.
-inline int64_t thread_limit() {
-    const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
-    const char* wanted = std::getenv("SKY4_THREADS");
-    if (wanted == nullptr || *wanted == '\0') return processors;
-    char* end = nullptr;
-    const long long count = std::strtoll(wanted, &end, 10);
-    if (*end != '\0' || count < 1)
-        throw WrongValue(std::string("SKY4_THREADS is '") + wanted + "', expected a positive whole number");
-    return std::min<int64_t>(count, processors);
-}
+// The least of the processors, SKY4_THREADS where set, and the process's OpenMP limit (torch.set_num_threads).
+// Throws WrongValue where SKY4_THREADS is no positive whole number.
+int64_t thread_limit();
 
-// body(share, first, last) over [0, items) in at most `limit` contiguous shares of about `grain` items or more; the
-// caller's thread takes one. `share` < limit tells the threads' scratch apart. `body` must not throw.
+// Runs task(context) once on each of at most `workers` threads, the caller's among them; returns when all are done.
+// It may come to fewer runs (inside another parallel region, or short of threads): tasks share their work by a counter.
+void run_on_team(int64_t workers, void (*task)(void*), void* context);
+
+// body(share, first, last) over [0, items) in pieces of `grain` items, handed out one after the other to at most
+// `limit` threads. `share` < limit tells the threads' scratch apart; a share takes many pieces. `body` must not throw.
 template <typename Body>
 void parallel_for(int64_t items, int64_t grain, int64_t limit, const Body& body) {
     if (items <= 0) return;
-    const int64_t shares = std::clamp<int64_t>(items / std::max<int64_t>(grain, 1), 1, std::max<int64_t>(limit, 1));
-    const auto bound = [&](int64_t share) { return items / shares * share + std::min(share, items % shares); };
-    std::vector<std::thread> threads;
-    threads.reserve(static_cast<size_t>(shares));
-    int64_t given = 1;
-    try {
-        for (; given < shares; ++given) threads.emplace_back(body, given, bound(given), bound(given + 1));
-    } catch (const std::system_error&) {
-        // The system gives no more threads: the caller does the remaining shares itself.
-    }
-    body(0, 0, bound(1));
-    if (given < shares) body(0, bound(given), items);
-    for (std::thread& thread : threads) thread.join();
+    grain = std::max<int64_t>(grain, 1);
+    const int64_t pieces = (items + grain - 1) / grain;
+    const int64_t workers = std::min(pieces, std::max<int64_t>(limit, 1));
+    if (workers == 1) return body(0, 0, items);
+    struct Work {
+        const Body& body;
+        int64_t items, grain;
+        std::atomic<int64_t> next{0}, shares{0};
+    } work{body, items, grain};
+    run_on_team(
+        workers,
+        [](void* context) noexcept {
+            Work& work = *static_cast<Work*>(context);
+            const int64_t share = work.shares.fetch_add(1, std::memory_order_relaxed);
+            for (;;) {
+                const int64_t first = work.next.fetch_add(work.grain, std::memory_order_relaxed);
+                if (first >= work.items) return;
+                work.body(share, first, std::min(first + work.grain, work.items));
+            }
+        },
+        &work);
 }
 
 }  // namespace sky4::cpu
