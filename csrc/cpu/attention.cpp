@@ -7,15 +7,16 @@
 #include <limits>
 
 #include "parallel.h"
+#include "workspace.h"
 
 namespace sky4::cpu {
 namespace {
 
 // Packed keys and values held at a time: about a shared cache, and no burden beside the tensors themselves.
-constexpr int64_t kPackBytes = 64 << 20;
+constexpr int64_t kPackBytes = 16 << 20;
 // A tile of queries meets all its keys in one piece, unless there would be fewer pieces of work than this: then the
 // keys are split. Not a matter of the machine's processors, so that a result does not depend on them.
-constexpr int64_t kEnoughItems = 64;
+constexpr int64_t kEnoughItems = 32;
 // A split's blocks: fewer than these and starting, storing and combining it costs as much as it gains.
 constexpr int64_t kLeastSplit = 8;
 // Work below this many multiplications goes to one thread: a second one takes some microseconds to come.
@@ -50,28 +51,38 @@ public:
         const int64_t splits =
             std::max<int64_t>(1, std::min((kEnoughItems + group * tiles - 1) / (group * tiles), blocks / kLeastSplit));
 
-        const Scratch<char> packs(group * head_bytes);
-        const Scratch<float> scratch(threads_ * kAttendScratch);
-        const Scratch<float> ignored_lse(threads_ * kBlock);
         const int64_t partial_rows = splits > 1 ? group * splits * tokens_ : 0;
-        const Scratch<float> partial(partial_rows * channels_), partial_lse(partial_rows);
-        std::vector<KeyBlock> lists(static_cast<size_t>(group * blocks));
-        std::vector<KeyBlock> chosen(cubes_ ? static_cast<size_t>(threads_ * blocks) : 0);
+        const int64_t chosen_blocks = cubes_ ? blocks : 0;
+        Workspace memory;
+        memory.reserve<char>(group * head_bytes);
+        memory.reserve<float>(threads_ * kAttendScratch);
+        memory.reserve<float>(threads_ * kBlock);
+        memory.reserve<float>(partial_rows * channels_);
+        memory.reserve<float>(partial_rows);
+        memory.reserve<KeyBlock>(group * blocks);
+        memory.reserve<KeyBlock>(threads_ * chosen_blocks);
+        memory.open();
+        char* const packs = memory.take<char>(group * head_bytes);
+        float* const scratch = memory.take<float>(threads_ * kAttendScratch);
+        float* const ignored_lse = memory.take<float>(threads_ * kBlock);
+        float* const partial = memory.take<float>(partial_rows * channels_);
+        float* const partial_lse = memory.take<float>(partial_rows);
+        KeyBlock* const lists = memory.take<KeyBlock>(group * blocks);
+        KeyBlock* const chosen = memory.take<KeyBlock>(threads_ * chosen_blocks);
         for (int64_t first = 0; first < all_heads_; first += group) {
             const int64_t count = std::min(group, all_heads_ - first);
-            pack(first, count, packs.data(), lists.data());
+            pack(first, count, packs, lists);
             const int64_t work = 2 * kBlock * kBlock * channels_ * std::max<int64_t>(blocks / splits, 1);
             parallel_for(
                 count * tiles * splits, kGrain / work, threads_, [&](int64_t share, int64_t item, int64_t end) {
                     for (; item < end; ++item) {
                         const int64_t split = item % splits, tile = item / splits % tiles, slot = item / splits / tiles;
                         const Part part{first + slot, tile, split, splits, slot * splits * tokens_ + split * tokens_};
-                        attend(part, lists.data() + slot * blocks, chosen.data() + (cubes_ ? share * blocks : 0),
-                               scratch.data() + share * kAttendScratch, ignored_lse.data() + share * kBlock,
-                               partial.data(), partial_lse.data());
+                        attend(part, lists + slot * blocks, chosen + share * chosen_blocks,
+                               scratch + share * kAttendScratch, ignored_lse + share * kBlock, partial, partial_lse);
                     }
                 });
-            if (splits > 1) combine(first, count, splits, partial.data(), partial_lse.data());
+            if (splits > 1) combine(first, count, splits, partial, partial_lse);
         }
     }
 

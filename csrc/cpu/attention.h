@@ -1,9 +1,7 @@
 // What dense and block-sparse attention share: both are segments of tokens cut into blocks of at most 64.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <cstdint>
 #include <vector>
 
 #include "../joint_attention.h"
@@ -77,20 +75,5 @@ inline bool is_selected(const Cubes* cubes, int64_t head, int64_t query_block, i
     const int32_t* row = cubes->selected + (head * cubes->query_count + query_block) * cubes->words;
     return (static_cast<uint32_t>(row[key_block / 32]) >> (key_block % 32)) & 1u;
 }
-
-// Memory for one call, aligned to a vector and a cache line, its contents undefined.
-template <typename T>
-class Scratch {
-public:
-    explicit Scratch(int64_t count)
-        : memory_(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T), std::align_val_t(64)))) {}
-    T* data() const { return memory_.get(); }
-
-private:
-    struct Free {
-        void operator()(T* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-    };
-    std::unique_ptr<T, Free> memory_;
-};
 
 }  // namespace sky4::cpu

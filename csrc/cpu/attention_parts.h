@@ -42,4 +42,48 @@ constexpr int kScoreStride = kStepKeys + 16;
 constexpr int kRowStride = kMaxChannels + 16;
 constexpr int64_t kAttendScratch = kBlock * (kScoreStride + 2 * kRowStride) + 3 * kBlock;
 
+// The backward pass, in float32 throughout. A block is laid out twice,
+//   rows        [kBlock, channels + 16]     token by token
+//   transposed  [channels, kSquareStride]   channel by channel
+// with zeros for the tokens beyond its count.
+constexpr int kSquareStride = kBlock + 16;
+constexpr int64_t rows_size(int channels) { return int64_t{kBlock} * (channels + 16); }
+constexpr int64_t transposed_size(int channels) { return int64_t{kSquareStride} * channels; }
+
+struct LayOut {
+    const void* const* tokens;  // [count] rows
+    int count, channels;
+    float* rows;  // or null
+    float* transposed;
+};
+
+struct QueryBlock {
+    float *rows, *transposed;            // queries
+    float *grad_rows, *grad_transposed;  // gradients at the output
+    float* lse;                          // [kBlock], in base 2; +inf beyond count
+    float* delta;                        // [kBlock] rowsum(out * its gradient); 0 beyond count
+    int count;
+};
+
+struct Delta {
+    const void *const *out, *const *grad_out;  // [count] rows
+    int count, channels;
+    float* delta;
+};
+
+// A block of keys against `chosen` blocks of queries.
+struct BackwardTile {
+    const float *key_rows, *key_transposed, *value_transposed;
+    int count, channels;
+    const QueryBlock* queries;
+    const int64_t* chosen;
+    int64_t chosen_count;
+    float scale;
+    float* scratch;                  // kBackwardScratch floats, 64-byte aligned
+    float* grad_queries;             // [query blocks, kBlock, channels], added to
+    float *grad_keys, *grad_values;  // [kBlock, channels], written
+};
+
+constexpr int64_t kBackwardScratch = 2 * kBlock * kSquareStride;
+
 }  // namespace sky4::cpu

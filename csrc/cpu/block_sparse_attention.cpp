@@ -38,4 +38,15 @@ void block_sparse_attention(const BlockSparseAttention& args) {
     attend_segments(joint, &cubes);
 }
 
+void block_sparse_attention_backward(const BlockSparseAttentionBackward& args) {
+    JointAttentionBackward joint;
+    joint.forward = joined(args.forward);
+    joint.grad_out = args.grad_out;
+    joint.grad_queries = segments(args.grad_queries, std::nullopt);
+    joint.grad_keys = segments(args.grad_keys, args.grad_text_keys);
+    joint.grad_values = segments(args.grad_values, args.grad_text_values);
+    const Cubes cubes = cubes_of(args.forward);
+    attend_segments_backward(joint, &cubes);
+}
+
 }  // namespace sky4::cpu

@@ -12,6 +12,9 @@ struct KernelTable {
     // Attention: [0] of float32, [1] of bfloat16.
     void (*pack_block[2])(const PackBlock&);
     void (*attend[2])(const AttendTile&);
+    void (*lay_out[2])(const LayOut&);
+    void (*row_products[2])(const Delta&);
+    void (*attend_backward)(const BackwardTile&);  // float32, whatever the tensors hold
 };
 
 // One per level, defined by level.cpp as compiled for it.

@@ -6,6 +6,7 @@
 // The linker keeps one copy of each inline function of a name, whichever file it came from: one compiled here for
 // AVX-512 must not serve the others. So whatever generates code here has internal linkage (an unnamed namespace within
 // sky4::cpu::SKY4_LEVEL), and no std:: template nor inline function of csrc/*.h is called.
+#include "attention_backward_level.h"
 #include "attention_level.h"
 #include "kernel_table.h"
 #include "pack_level.h"
@@ -17,6 +18,9 @@ const KernelTable table = {
     SKY4_BF16_DOT != 0,
     {pack_block<float>, pack_block<bf16>},
     {attend<float>, attend<bf16>},
+    {lay_out<float>, lay_out<bf16>},
+    {row_products<float>, row_products<bf16>},
+    attend_backward,
 };
 
 }  // namespace sky4::cpu::SKY4_LEVEL

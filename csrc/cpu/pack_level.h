@@ -59,6 +59,14 @@ SKY4_INLINE void transpose(vf (&rows)[kLanes]) {
 #endif
 }
 
+// Words i .. i + kLanes - 1 of rows first .. first + kLanes - 1, of which those from `count` on are zeros.
+template <typename W, typename T>
+SKY4_INLINE void load_square(vf (&square)[kLanes], const void* const* rows, int first, int count, int i) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r)
+        square[r] = first + r < count ? row_words(W{}, static_cast<const T*>(rows[first + r]), i) : splat(0.0f);
+}
+
 // `words` words of each row (a multiple of kLanes); tokens beyond `count`, up to a whole panel, become zeros.
 template <typename W, typename T>
 void pack_transposed(const void* const* rows, int count, int words, W* to) {
@@ -66,9 +74,7 @@ void pack_transposed(const void* const* rows, int count, int words, W* to) {
         W* panel = to + static_cast<int64_t>(first / kPanel) * words * kPanel + first % kPanel;
         for (int i = 0; i < words; i += kLanes) {
             vf square[kLanes];
-#pragma GCC unroll 16
-            for (int r = 0; r < kLanes; ++r)
-                square[r] = first + r < count ? row_words(W{}, static_cast<const T*>(rows[first + r]), i) : splat(0.0f);
+            load_square<W, T>(square, rows, first, count, i);
             transpose(square);
 #pragma GCC unroll 16
             for (int r = 0; r < kLanes; ++r) store_as(panel + (i + r) * kPanel, square[r]);

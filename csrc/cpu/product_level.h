@@ -2,7 +2,7 @@
 //
 // A word is one float32, or two bfloat16 that lie one after the other along the summed axis.
 //   A  row r, word k at a[r * kRow + k * kDepth]
-//   B  a panel: word k of the columns 0 .. kPanel - 1 at b[k * kPanel ...]
+//   B  a panel: word k of the columns 0 .. kPanel - 1 from b[k * b_stride] on
 #pragma once
 
 #include "vector.h"
@@ -55,8 +55,8 @@ struct Tile {
 };
 
 template <int R, int kRow, int kDepth, typename Word>
-SKY4_INLINE void accumulate(Tile<R>& sum, const Word* a, const Word* b, int depth) {
-    for (int k = 0; k < depth; ++k, a += kDepth, b += kPanel) {
+SKY4_INLINE void accumulate(Tile<R>& sum, const Word* a, const Word* b, int depth, int b_stride = kPanel) {
+    for (int k = 0; k < depth; ++k, a += kDepth, b += b_stride) {
         const auto left = load_word(b), right = load_word(b + kLanes);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
