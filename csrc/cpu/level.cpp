@@ -8,7 +8,11 @@
 // sky4::cpu::SKY4_LEVEL), and no std:: template nor inline function of csrc/*.h is called.
 #include "attention_level.h"
 #include "kernel_table.h"
+#include "latent_assemble_level.h"
 #include "pack_level.h"
+#include "prep_backward_level.h"
+#include "prep_level.h"
+#include "select_cubes_level.h"
 
 namespace sky4::cpu::SKY4_LEVEL {
 
@@ -17,6 +21,11 @@ const KernelTable table = {
     SKY4_BF16_DOT != 0,
     {pack_block<float>, pack_block<bf16>},
     {attend<float>, attend<bf16>},
+    prep_rows,
+    pool_cubes,
+    prep_backward_rows,
+    select_rows,
+    assemble_planes,
 };
 
 }  // namespace sky4::cpu::SKY4_LEVEL
