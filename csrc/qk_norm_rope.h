@@ -24,12 +24,31 @@ struct QKNormRope {
     void* stream = nullptr;
 };
 
+// The gradient of the bias, which is added first, is grad_x summed over B and N.
+struct QKNormRopeBackward {
+    TensorRef x;  // x, bias, weight, turn, order, starts, eps: as they were in the forward
+    std::optional<TensorRef> bias;
+    std::optional<TensorRef> weight;
+    std::optional<TensorRef> turn;
+    std::optional<TensorRef> order;
+    std::optional<TensorRef> starts;
+    TensorRef grad_out;                    // [B, N, H, d] x's dtype, last stride 1: the gradient at `out`
+    std::optional<TensorRef> grad_pooled;  // [B, M, H, d] x's dtype, last stride 1: the gradient at `pooled`
+    TensorRef grad_x;                      // [B, N, H, d] x's dtype, last stride 1, written
+    std::optional<TensorRef> grad_weight;  // the weight's shape, float32, contiguous, written
+    float eps = 1e-6f;
+};
+
 // Arithmetic is float32 from the bias to the rotation, then one rounding. Checks as in joint_attention.h.
 void qk_norm_rope(const QKNormRope& args);
 
+// On the CPU only. The roundings are taken as if they were not there. The same inputs give the same bits.
+void qk_norm_rope_backward(const QKNormRopeBackward& args);
+
 namespace cpu {
 void qk_norm_rope(const QKNormRope& args);
-}
+void qk_norm_rope_backward(const QKNormRopeBackward& args);
+}  // namespace cpu
 namespace cuda {
 void qk_norm_rope(const QKNormRope& args);
 }

@@ -3,6 +3,9 @@
 #pragma once
 
 #include "attention_parts.h"
+#include "latent_assemble_planes.h"
+#include "prep_rows.h"
+#include "select_cubes_rows.h"
 
 namespace sky4::cpu {
 
@@ -15,6 +18,19 @@ struct KernelTable {
     void (*lay_out[2])(const LayOut&);
     void (*row_products[2])(const Delta&);
     void (*attend_backward)(const BackwardTile&);  // float32, whatever the tensors hold
+
+    // Each of these does a range of independent items with one thread's scratch.
+    // Rows first .. last - 1 of sample b of `out`.
+    void (*prep_rows)(const PrepRows& rows, int64_t b, int64_t first, int64_t last, float* scratch);
+    // Means of cubes first .. last - 1 of sample b, of rows of `out` that are there already.
+    void (*pool_cubes)(const PrepRows& rows, int64_t b, int64_t first, int64_t last, float* scratch);
+    // Rows first .. last - 1 of all B * N; the weight's gradient is added to `sums` [heads_per_norm, padded] or
+    // dropped.
+    void (*prep_backward_rows)(const PrepBackwardRows& rows, int64_t first, int64_t last, float* scratch, float* sums);
+    // Query rows first .. last - 1 of head h of sample b.
+    void (*select_rows)(const SelectRows& rows, int64_t b, int64_t h, int64_t first, int64_t last, float* scratch);
+    // Planes first .. last - 1 of all B * 2C * T2.
+    void (*assemble_planes)(const AssemblePlanes& planes, int64_t first, int64_t last, float* scratch);
 };
 
 // One per level, defined by level.cpp as compiled for it.

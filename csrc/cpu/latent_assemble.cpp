@@ -14,145 +14,96 @@
 #include "../latent_assemble.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "../check.h"
+#include "isa.h"
+#include "latent_assemble_planes.h"
 #include "parallel.h"
 
 namespace sky4::cpu {
 namespace {
 
 constexpr const char* kName = "latent_assemble";
-// A share of less than this many output cells is done sooner than a thread starts (about 20 us).
+// A share of less than this many output cells is done sooner than a thread wakes up.
 constexpr int64_t kCellsPerThread = 32768;
 
-// Where each target index of one axis reads: low index, its upper neighbour, and the neighbour's weight.
-struct Axis {
-    std::vector<int64_t> low, high;
-    std::vector<float> weight;
-
-    Axis(int64_t size, int64_t target, int64_t start, int64_t step, int64_t denominator)
-        : low(target), high(target), weight(target) {
-        for (int64_t i = 0; i < target; ++i) {
-            const int64_t position = std::max<int64_t>(start + step * i, 0);  // in units of 1 / denominator
-            low[i] = std::min(position / denominator, size - 1);
-            high[i] = std::min(low[i] + 1, size - 1);
-            weight[i] = static_cast<float>(static_cast<double>(position % denominator) / denominator);
-        }
-    }
-
+// Where each target index of one axis reads. The tables go on for kAssemblePad harmless entries.
+class Axis {
+public:
     static Axis corners(int64_t size, int64_t target) {
         return Axis(size, target, 0, size - 1, std::max<int64_t>(target - 1, 1));
     }
     static Axis edges(int64_t size, int64_t target) { return Axis(size, target, size - target, 2 * size, 2 * target); }
-};
 
-inline float mix(float a, float b, float weight) { return a * (1.0f - weight) + b * weight; }
-
-template <typename T>
-const T* row(const TensorRef& x, int64_t b, int64_t c, int64_t t, int64_t y) {
-    return x.as<const T>() + b * x.stride[0] + c * x.stride[1] + t * x.stride[2] + y * x.stride[3];
-}
-
-template <typename T>
-class Assembler {
-public:
-    explicit Assembler(const LatentAssemble& args)
-        : args_(args),
-          C_(args.low.shape[1]),
-          T2_(args.noise.shape[2]),
-          H_(args.noise.shape[3]),
-          W_(args.noise.shape[4]),
-          time_(Axis::corners(args.low.shape[2], T2_)),
-          y_(Axis::edges(args.low.shape[3], H_)),
-          x_(Axis::edges(args.low.shape[4], W_)),
-          keyframe_of_(T2_, -1) {
-        if (!args.keyframe_indices) return;
-        const TensorRef& indices = *args.keyframe_indices;
-        for (int64_t k = 0; k < indices.shape[0]; ++k) {
-            const int64_t frame = indices.as<const int64_t>()[k * indices.stride[0]];
-            if (frame < 0 || frame >= T2_)
-                throw WrongValue(std::string(kName) + ": keyframe_indices holds " + std::to_string(frame) +
-                                 ", expected 0 to " + std::to_string(T2_ - 1));
-            if (keyframe_of_[frame] >= 0)
-                throw WrongValue(std::string(kName) + ": keyframe_indices holds " + std::to_string(frame) +
-                                 " twice, expected distinct frames");
-            keyframe_of_[frame] = k;
-        }
-    }
-
-    void run() const {
-        const int64_t planes = args_.out.shape[0] * 2 * C_ * T2_;
-        const int64_t planes_per_thread = (kCellsPerThread + H_ * W_ - 1) / (H_ * W_);
-        const int64_t threads = thread_limit(), w = args_.low.shape[4];
-        // One low row of scratch for each thread, taken here, because a thread that runs out of memory cannot say so.
-        std::vector<float> lines(static_cast<size_t>(threads * w));
-        parallel_for(planes, planes_per_thread, threads, [&](int64_t share, int64_t first, int64_t last) noexcept {
-            for (int64_t plane = first; plane < last; ++plane) fill(plane, lines.data() + share * w);
-        });
-    }
+    AxisTable table() const { return {low_.data(), high_.data(), weight_.data()}; }
 
 private:
-    void fill(int64_t plane, float* line) const {
-        const int64_t t = plane % T2_, channel = plane / T2_ % (2 * C_), b = plane / T2_ / (2 * C_);
-        T* out = args_.out.as<T>() + plane * H_ * W_;
-        const bool condition = channel >= C_;
-        const int64_t c = condition ? channel - C_ : channel;
-        for (int64_t y = 0; y < H_; ++y, out += W_) {
-            if (!condition) {
-                copy(out, row<T>(args_.noise, b, c, t, y));
-                continue;
-            }
-            if (keyframe_of_[t] >= 0)
-                copy(out, row<T>(*args_.keyframes, b, c, keyframe_of_[t], y));
-            else
-                interpolate(out, line, b, c, t, y);
-            if (args_.source) paste(out, b, c, t, y);
+    Axis(int64_t size, int64_t target, int64_t start, int64_t step, int64_t denominator)
+        : low_(target + kAssemblePad, static_cast<int32_t>(size - 1)), high_(low_), weight_(target + kAssemblePad) {
+        for (int64_t i = 0; i < target; ++i) {
+            const int64_t position = std::max<int64_t>(start + step * i, 0);  // in units of 1 / denominator
+            low_[i] = static_cast<int32_t>(std::min(position / denominator, size - 1));
+            high_[i] = static_cast<int32_t>(std::min<int64_t>(low_[i] + 1, size - 1));
+            weight_[i] = static_cast<float>(static_cast<double>(position % denominator) / denominator);
         }
     }
 
-    void copy(T* out, const T* in) const { std::memcpy(out, in, static_cast<size_t>(W_) * sizeof(T)); }
-
-    void interpolate(T* out, float* line, int64_t b, int64_t c, int64_t t, int64_t y) const {
-        const int64_t t0 = time_.low[t], t1 = time_.high[t], y0 = y_.low[y], y1 = y_.high[y];
-        const float wt = time_.weight[t], wy = y_.weight[y];
-        const T *a = row<T>(args_.low, b, c, t0, y0), *a_below = row<T>(args_.low, b, c, t0, y1);
-        const T *z = row<T>(args_.low, b, c, t1, y0), *z_below = row<T>(args_.low, b, c, t1, y1);
-        const int64_t w = args_.low.shape[4];
-        for (int64_t x = 0; x < w; ++x)
-            line[x] =
-                mix(mix(to_float(a[x]), to_float(a_below[x]), wy), mix(to_float(z[x]), to_float(z_below[x]), wy), wt);
-        for (int64_t x = 0; x < W_; ++x) out[x] = from_float<T>(mix(line[x_.low[x]], line[x_.high[x]], x_.weight[x]));
-    }
-
-    void paste(T* out, int64_t b, int64_t c, int64_t t, int64_t y) const {
-        const T* source = row<T>(*args_.source, b, c, t, y);
-        if (args_.source_mask->dtype == DType::boolean) {
-            const uint8_t* keep = row<uint8_t>(*args_.source_mask, b, 0, t, y);
-            for (int64_t x = 0; x < W_; ++x)
-                if (keep[x] != 0) out[x] = source[x];
-        } else {
-            const T* keep = row<T>(*args_.source_mask, b, 0, t, y);
-            for (int64_t x = 0; x < W_; ++x)
-                if (to_float(keep[x]) == 1.0f) out[x] = source[x];
-        }
-    }
-
-    const LatentAssemble& args_;
-    int64_t C_, T2_, H_, W_;
-    Axis time_, y_, x_;
-    std::vector<int64_t> keyframe_of_;  // per target frame: its keyframe, or -1
+    std::vector<int32_t> low_, high_;
+    std::vector<float> weight_;
 };
+
+Grid grid_of(const std::optional<TensorRef>& x) {
+    if (!x) return {};
+    return {x->data, x->stride[0], x->stride[1], x->stride[2], x->stride[3]};
+}
+
+// Per target frame: its keyframe, or -1.
+std::vector<int64_t> keyframes_of(const LatentAssemble& args) {
+    const int64_t frames = args.noise.shape[2];
+    std::vector<int64_t> keyframe_of(static_cast<size_t>(frames), -1);
+    if (!args.keyframe_indices) return keyframe_of;
+    const TensorRef& indices = *args.keyframe_indices;
+    for (int64_t k = 0; k < indices.shape[0]; ++k) {
+        const int64_t frame = indices.as<const int64_t>()[k * indices.stride[0]];
+        if (frame < 0 || frame >= frames)
+            throw WrongValue(std::string(kName) + ": keyframe_indices holds " + std::to_string(frame) +
+                             ", expected 0 to " + std::to_string(frames - 1));
+        if (keyframe_of[frame] >= 0)
+            throw WrongValue(std::string(kName) + ": keyframe_indices holds " + std::to_string(frame) +
+                             " twice, expected distinct frames");
+        keyframe_of[frame] = k;
+    }
+    return keyframe_of;
+}
 
 }  // namespace
 
 void latent_assemble(const LatentAssemble& args) {
-    if (args.low.dtype == DType::bfloat16)
-        Assembler<bf16>(args).run();
-    else
-        Assembler<float>(args).run();
+    const TensorRef &low = args.low, &noise = args.noise;
+    const std::vector<int64_t> keyframe_of = keyframes_of(args);
+    const Axis time = Axis::corners(low.shape[2], noise.shape[2]);
+    const Axis y = Axis::edges(low.shape[3], noise.shape[3]), x = Axis::edges(low.shape[4], noise.shape[4]);
+
+    AssemblePlanes planes;
+    planes.low = grid_of(low), planes.noise = grid_of(noise), planes.keyframes = grid_of(args.keyframes);
+    planes.source = grid_of(args.source), planes.mask = grid_of(args.source_mask);
+    planes.mask_is_bytes = args.source_mask && args.source_mask->dtype == DType::boolean;
+    planes.is_bf16 = low.dtype == DType::bfloat16;
+    planes.C = low.shape[1], planes.T2 = noise.shape[2], planes.H = noise.shape[3], planes.W = noise.shape[4];
+    planes.low_width = low.shape[4];
+    planes.time = time.table(), planes.y = y.table(), planes.x = x.table();
+    planes.keyframe_of = keyframe_of.data();
+    planes.out = args.out.data;
+
+    const int64_t cells = planes.H * planes.W, threads = thread_limit(), size = assemble_scratch(planes);
+    const KernelTable& level = kernels();
+    std::vector<float> scratch(static_cast<size_t>(threads * size));
+    parallel_for(noise.shape[0] * 2 * planes.C * planes.T2, (kCellsPerThread + cells - 1) / cells, threads,
+                 [&](int64_t share, int64_t first, int64_t last) noexcept {
+                     level.assemble_planes(planes, first, last, scratch.data() + share * size);
+                 });
 }
 
 }  // namespace sky4::cpu

@@ -9,7 +9,11 @@
 #include "attention_backward_level.h"
 #include "attention_level.h"
 #include "kernel_table.h"
+#include "latent_assemble_level.h"
 #include "pack_level.h"
+#include "prep_backward_level.h"
+#include "prep_level.h"
+#include "select_cubes_level.h"
 
 namespace sky4::cpu::SKY4_LEVEL {
 
@@ -21,6 +25,11 @@ const KernelTable table = {
     {lay_out<float>, lay_out<bf16>},
     {row_products<float>, row_products<bf16>},
     attend_backward,
+    prep_rows,
+    pool_cubes,
+    prep_backward_rows,
+    select_rows,
+    assemble_planes,
 };
 
 }  // namespace sky4::cpu::SKY4_LEVEL
