@@ -4,6 +4,7 @@ from typing import Any, Protocol
 class DLPackTensor(Protocol):
     def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
+def cuda_archs() -> list[str]: ...
 def latent_assemble(
     low: DLPackTensor,
     noise: DLPackTensor,
