@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../tensor.h"
 
@@ -65,6 +66,18 @@ inline void require_capability(const char* kernel, int device, int least) {
         throw std::runtime_error(std::string(kernel) + ": the GPU has compute capability " + std::to_string(have / 10) +
                                  "." + std::to_string(have % 10) + ", expected at least " + std::to_string(least / 10) +
                                  "." + std::to_string(least % 10));
+}
+
+// Puts a kernel on a stream. Arguments are converted to the kernel's parameters.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            cudaStream_t stream, Arguments&&... arguments) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
 }
 
 // The pool that temporaries come from (memory.cu): ours, so that no framework's own pool is changed.
