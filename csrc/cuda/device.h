@@ -80,6 +80,15 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
 }
 
+#ifndef SKY4_EMULATED
+// The shared memory that a launch asked for beyond the kernel's own.
+template <typename T>
+__device__ T* dynamic_shared() {
+    extern __shared__ __align__(16) unsigned char bytes[];
+    return reinterpret_cast<T*>(bytes);
+}
+#endif
+
 // The pool that temporaries come from (memory.cu): ours, so that no framework's own pool is changed.
 cudaMemPool_t temporary_pool(const char* kernel, int device);
 
