@@ -7,7 +7,8 @@
 set(sky4_archs "")
 set(sky4_asked "$ENV{SKY4_CUDA_ARCHS}")
 string(REGEX REPLACE "[, ;]+" ";" sky4_asked "${sky4_asked}")
-file(GLOB_RECURSE sky4_cu CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/*.cu)
+# Kernels are .cu; what only calls the runtime may be .cpp.
+file(GLOB_RECURSE sky4_cu CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/*.cu ${PROJECT_SOURCE_DIR}/csrc/cuda/*.cpp)
 
 if(sky4_asked STREQUAL "all")
   set(sky4_archs 80 86 89 90a)
@@ -83,7 +84,9 @@ function(sky4_cuda_options target archs)
   list(TRANSFORM archs APPEND "-real")
   set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${archs}"
     CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/cmake/keep_log")
-  target_compile_options(${target} PRIVATE -lineinfo -Xptxas=-v -Xcompiler=-Wall)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xptxas=-v -Xcompiler=-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
+  target_include_directories(${target} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 endfunction()
 
 set(sky4_sm90_cu ${sky4_cu})
@@ -114,5 +117,6 @@ if(sky4_sm90_cu AND "90a" IN_LIST sky4_archs)
 endif()
 
 # All of it in one file, for `sky4 bench --ptxas` and the compiler gate.
+set(sky4_cuda_objects $<FILTER:${sky4_cuda_objects},INCLUDE,[.]cu[.]o>)
 add_custom_command(TARGET sky4_cuda POST_BUILD COMMAND_EXPAND_LISTS VERBATIM
   COMMAND ${CMAKE_COMMAND} -E cat "$<LIST:TRANSFORM,${sky4_cuda_objects},APPEND,.log>" > ${PROJECT_BINARY_DIR}/ptxas.log)

@@ -89,7 +89,7 @@ __device__ T* dynamic_shared() {
 }
 #endif
 
-// The pool that temporaries come from (memory.cu): ours, so that no framework's own pool is changed.
+// The pool that temporaries come from (memory.cpp): ours, so that no framework's own pool is changed.
 cudaMemPool_t temporary_pool(const char* kernel, int device);
 
 // Memory for what a launcher puts on one stream: taken and given back in the stream's order, never waiting for it.
