@@ -44,6 +44,14 @@ class CMakeBuild(build_ext):
         (built,) = (build / "out").glob("_C*")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(built, target)
+        self.keep_log(build / "ptxas.log")
+
+    def keep_log(self, log: Path) -> None:
+        """build/ptxas.log: what nvcc said of every CUDA kernel now in sky4._C; absent without CUDA kernels."""
+        kept = ROOT / "build" / "ptxas.log"
+        kept.unlink(missing_ok=True)
+        if log.exists():
+            shutil.copy2(log, kept)
 
 
 setup(ext_modules=[Extension("sky4._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

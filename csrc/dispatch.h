@@ -13,7 +13,7 @@ struct Kernel {
 };
 
 template <typename Args>
-void on_device(const char* kernel, Device device, const Args& args, typename Kernel<Args>::type cpu,
+void on_device([[maybe_unused]] const char* kernel, Device device, const Args& args, typename Kernel<Args>::type cpu,
                [[maybe_unused]] typename Kernel<Args>::type cuda) {
     if (device == Device::cpu) return cpu(args);
 #ifdef SKY4_CUDA

@@ -7,6 +7,8 @@
 #   SKY4_TORCH_INDEX     an extra package index for torch, such as https://download.pytorch.org/whl/cpu; empty = none.
 #                        Unset: that CPU index on a Linux machine without an NVIDIA GPU, none on any other.
 #   CXX                  the C++17 compiler
+#   SKY4_CUDA_ARCHS      what GPUs to build CUDA kernels for: a list such as "80 86 89 90a", all, none; unset: the GPUs here
+#   CUDACXX              the nvcc to build them with; otherwise the one on the path or in CUDA_HOME or /usr/local/cuda
 #
 # .venv/.stamps/<step> holds the checksums of the files that the step was made from. A step whose stamp differs is done
 # again. .venv/.stamps/busy exists while packages are being changed: an environment found in that state is made anew.
@@ -28,8 +30,12 @@ sky4_wanted() {
     case $1 in
         libs) sky4_checksums requirements.txt ;;
         dev) sky4_checksums requirements-dev.txt ;;
-        build) find csrc \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print | LC_ALL=C sort |
-            { IFS=$'\n' read -r -d '' -a files || true; sky4_checksums setup.py CMakeLists.txt "${files[@]}"; } ;;
+        build) find csrc cmake \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' \) -print |
+            LC_ALL=C sort | {
+                IFS=$'\n' read -r -d '' -a files || true
+                sky4_checksums setup.py CMakeLists.txt requirements-cuda.txt "${files[@]}"
+                printf 'SKY4_CUDA_ARCHS=%s\n' "${SKY4_CUDA_ARCHS:-}"
+            } ;;
     esac
 }
 
@@ -142,9 +148,19 @@ sky4_install_libs() {
     sky4_run "installing the libraries" sky4_pip -r requirements.txt
 }
 
+# Whether CUDA kernels may be built; CMake has the last word (cmake/cuda.cmake).
+sky4_wants_cuda() {
+    case ${SKY4_CUDA_ARCHS:-} in
+        none) return 1 ;;
+        '') sky4_has_gpu ;;
+    esac
+}
+
 sky4_build() {
+    ! sky4_wants_cuda || sky4_run "installing the CUTLASS headers" sky4_pip --no-deps -r requirements-cuda.txt
     sky4_say "building sky4._C"
     sky4_run "building sky4._C" .venv/bin/python setup.py build_ext --inplace
+    sky4_say "$(sed -n 's/^-- sky4\._C: /sky4._C: /p' build/setup.log | tail -n 1)"
     sky4_run "loading sky4._C" .venv/bin/python -c 'import sky4._C'
 }
 
