@@ -1,13 +1,13 @@
 // The PTX instructions that these kernels are made of, one function each, for sm_80 and above.
 //
-// With SKY4_EMULATE_CUDA the same names come from csrc/tests/emulated, where the kernels run on the host.
+// With SKY4_EMULATED the same names come from csrc/tests/emulation_sm80, where the kernels run on the host.
 // Elements are 16 bits wide and pass through here as their bits; Bf16 and Fp16 only say how to read them.
 #pragma once
 
 #include <cstdint>
 
-#ifdef SKY4_EMULATE_CUDA
-#include "emulated_primitives.h"
+#ifdef SKY4_EMULATED
+#include "primitives_on_host.h"
 #else
 
 namespace sky4::cuda::sm80 {
@@ -30,8 +30,9 @@ __device__ __forceinline__ unsigned block_index() {
 }
 
 // Copies 16 (8) bytes without passing through registers; of the source only `bytes` are read, the rest becomes zero.
+// The 16 are one of several of a row: L2 may fetch 128 at once.
 __device__ __forceinline__ void copy_async_16(SharedAddress to, const void* from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
                  "r"(bytes)
                  : "memory");
 }

@@ -1,7 +1,9 @@
-// Tensors and the double-precision oracle for cuda_emulation.cpp.
+// Tensors and the double-precision oracle for emulated_attention.cpp.
 //
 // B batch, L tokens, H heads, D channels.
 #pragma once
+
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "../tensor.h"
-#include "emulated/emulated_primitives.h"
+#include "../../tensor.h"
+#include "primitives_on_host.h"
 
 namespace sky4::emulated {
 
@@ -29,7 +31,8 @@ inline uint16_t to_bits(DType dtype, float x) {
                                    : cuda::sm80::float_to_element<cuda::sm80::Bf16>(x);
 }
 
-enum class Order { tokens_first, heads_first, gaps };  // [B, L, H, D], [B, H, L, D], rows with gaps between
+// [B, L, H, D], [B, H, L, D], rows with gaps between, rows 2^27 elements apart (memory that is only reserved)
+enum class Order { tokens_first, heads_first, gaps, far };
 
 // A [B, L, H, D] tensor of 16 bits amid NaN: a stray read shows in the results, a stray write in check_surroundings.
 class Tensor {
@@ -38,18 +41,28 @@ public:
 
     Tensor(DType dtype, int64_t b, int64_t l, int64_t h, int64_t d, Order order) : dtype_(dtype), shape_{b, l, h, d} {
         const int64_t gap = order == Order::gaps ? 24 : 0;
+        const bool heads_first = order == Order::heads_first;
         stride_[3] = 1;
-        stride_[order == Order::heads_first ? 1 : 2] = d + gap;
-        stride_[order == Order::heads_first ? 2 : 1] = (d + gap) * (order == Order::heads_first ? l : h) + gap;
-        stride_[0] = stride_[order == Order::heads_first ? 2 : 1] * (order == Order::heads_first ? h : l) + gap;
-        storage_.assign(stride_[0] * b + 2 * kMargin + 8, kOutside);
-        while (reinterpret_cast<uintptr_t>(&storage_[kMargin + shift_]) % 16 != 0) ++shift_;
+        stride_[heads_first ? 1 : 2] = d + gap;
+        stride_[heads_first ? 2 : 1] = order == Order::far ? int64_t{1} << 27 : (d + gap) * (heads_first ? l : h) + gap;
+        stride_[0] = stride_[heads_first ? 2 : 1] * (heads_first ? h : l) + gap;
+        const int64_t elements = stride_[0] * b + 2 * kMargin;
+        if (order == Order::far) {
+            void* pages =
+                mmap(nullptr, elements * 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (pages == MAP_FAILED) fail("no address space for far rows");
+            data_ = static_cast<uint16_t*>(pages) + kMargin;
+            return;
+        }
+        storage_.assign(elements + 8, kOutside);
+        data_ = &storage_[kMargin];
+        while (reinterpret_cast<uintptr_t>(data_) % 16 != 0) ++data_;
     }
     Tensor(const Tensor&) = delete;
     Tensor(Tensor&& other) noexcept = default;  // the storage does not move
 
     uint16_t& at(int64_t b, int64_t l, int64_t h, int64_t d) {
-        return storage_[kMargin + shift_ + b * stride_[0] + l * stride_[1] + h * stride_[2] + d];
+        return data_[b * stride_[0] + l * stride_[1] + h * stride_[2] + d];
     }
 
     float value(int64_t b, int64_t l, int64_t h, int64_t d) { return to_float(dtype_, at(b, l, h, d)); }
@@ -61,7 +74,7 @@ public:
 
     TensorRef ref() {
         TensorRef x;
-        x.data = storage_.data() + kMargin + shift_;
+        x.data = data_;
         x.dtype = dtype_;
         x.device = Device::cuda;
         x.ndim = 4;
@@ -97,7 +110,7 @@ private:
 
     DType dtype_;
     int64_t shape_[4], stride_[4];
-    int64_t shift_ = 0;
+    uint16_t* data_;
     std::vector<uint16_t> storage_;
 };
 
