@@ -46,50 +46,6 @@ void expect_close(const Distance& distance, const std::string& name, const std::
     expect(distance.norm() <= limit.norm && distance.greatest() <= limit.greatest, name, text);
 }
 
-// A sequence in segments: what a kernel gets, and its concatenation as the oracle sees it.
-struct Segments {
-    std::vector<Tensor> part;
-
-    Segments(DType dtype, int64_t batch, const std::vector<int>& lengths, int64_t heads, int64_t dim, int order) {
-        for (int length : lengths)
-            part.emplace_back(dtype, batch, length, heads, dim,
-                              order < 0 ? Order::far : static_cast<Order>(order++ % 3));
-    }
-    void randomize(std::mt19937& random, float size) {
-        for (Tensor& x : part) x.randomize(random, size);
-    }
-    AttentionSegments refs() {
-        AttentionSegments segments;
-        segments.count = static_cast<int>(part.size());
-        for (size_t i = 0; i < part.size(); ++i) segments.part[i] = part[i].ref();
-        return segments;
-    }
-    Matrix rows(int64_t b, int64_t h, int64_t dim) {
-        Matrix rows;
-        for (Tensor& x : part)
-            for (int64_t l = 0; l < x.tokens(); ++l) {
-                rows.emplace_back(dim);
-                for (int64_t d = 0; d < dim; ++d) rows.back()[d] = x.value(b, l, h, d);
-            }
-        return rows;
-    }
-    void compare(Distance& distance, int64_t b, int64_t h, const Matrix& wanted) {
-        const Matrix got = rows(b, h, wanted.empty() ? 0 : wanted[0].size());
-        for (size_t i = 0; i < wanted.size(); ++i)
-            for (size_t d = 0; d < wanted[i].size(); ++d) distance.add(got[i][d], wanted[i][d]);
-    }
-    void expect_surroundings(const std::string& name, const std::string& what) {
-        for (Tensor& x : part)
-            expect(x.surroundings_untouched(), name, what + ": written outside, or not written all over");
-    }
-};
-
-int total(const std::vector<int>& lengths) {
-    int sum = 0;
-    for (int length : lengths) sum += length;
-    return sum;
-}
-
 // Everything that both ops share: tensors, the oracle's run, the comparison.
 struct Case {
     std::string name;
@@ -169,20 +125,11 @@ struct Case {
         expect_close(grad_k, name, "grad_keys", limits(dtype, true));
         expect_close(grad_v, name, "grad_values", limits(dtype, true));
         const char* names[] = {"", "", "", "out", "", "grad_queries", "grad_keys", "grad_values"};
-        for (int i : {3, 5, 6, 7}) at(i).expect_surroundings(name, names[i]);
+        for (int i : {3, 5, 6, 7})
+            expect(at(i).surroundings_untouched(), name,
+                   std::string(names[i]) + ": written outside, or not written all over");
     }
 };
-
-TensorRef ints(std::vector<int>& values) {
-    TensorRef x;
-    x.data = values.data();
-    x.dtype = DType::int32;
-    x.device = Device::cuda;
-    x.ndim = 1;
-    x.shape[0] = static_cast<int64_t>(values.size());
-    x.stride[0] = 1;
-    return x;
-}
 
 TensorRef lse_ref(Case& c) {
     TensorRef x;
@@ -330,6 +277,36 @@ void sparse_cases() {
     sparse({"sparse: empty text", bf16, 1, 1, 32, {}, {0}}, {64, 3}, {40, 64}, all);
 }
 
+void expect_refusal(const std::string& name, const JointAttention& args, const std::string& wanted) {
+    std::string said = "nothing";
+    try {
+        cuda::joint_attention(args);
+    } catch (const std::exception& error) {
+        said = error.what();
+    }
+    expect(said.find(wanted) != std::string::npos, name, "said: " + said);
+}
+
+void refusals() {
+    Tensor x(DType::bfloat16, 1, 8, 1, 32, Order::tokens_first), out(DType::bfloat16, 1, 8, 1, 32, Order::tokens_first);
+    JointAttention args;
+    args.queries.count = args.keys.count = args.values.count = 1;
+    args.queries.part[0] = args.keys.part[0] = args.values.part[0] = x.ref();
+    args.out = out.ref();
+    device().capability = 75;
+    expect_refusal("refusal: an old GPU", args, "compute capability 7.5, expected at least 8.0");
+    device().capability = 90;
+    setenv("SKY4_CUDA_PATH", "fast", 1);
+    expect_refusal("refusal: an unknown path", args, "SKY4_CUDA_PATH is \"fast\", expected mma");
+    unsetenv("SKY4_CUDA_PATH");
+    device().capability = 80;
+    args.scale = 0.0f;
+    expect_refusal("refusal: a scale of zero", args, "scale is 0.000000, expected a positive number");
+    args.scale = 1.0f;
+    args.keys.part[0].data = args.keys.part[0].as<uint16_t>() + 1;
+    expect_refusal("refusal: unaligned rows", args, "keys[0] has heads that begin off 16-byte boundaries");
+}
+
 }  // namespace
 }  // namespace sky4::emulated
 
@@ -338,6 +315,7 @@ int main(int count, char** arguments) {
     if (count > 1) only = arguments[1];
     joint_cases();
     sparse_cases();
+    refusals();
     std::printf("%d failures\n", failures);
     return failures > 0;
 }

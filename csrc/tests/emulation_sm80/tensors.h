@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "../../tensor.h"
+#include "../../joint_attention.h"
 #include "primitives_on_host.h"
 
 namespace sky4::emulated {
@@ -179,5 +179,61 @@ private:
     double squares_ = 0, size_ = 0, greatest_ = 0, greatest_size_ = 0;
     bool bad_ = false;
 };
+
+// A sequence in segments: what a kernel gets, and its concatenation as the oracle sees it.
+struct Segments {
+    std::vector<Tensor> part;
+
+    Segments(DType dtype, int64_t batch, const std::vector<int>& lengths, int64_t heads, int64_t dim, int order) {
+        for (int length : lengths)
+            part.emplace_back(dtype, batch, length, heads, dim,
+                              order < 0 ? Order::far : static_cast<Order>(order++ % 3));
+    }
+    void randomize(std::mt19937& random, float size) {
+        for (Tensor& x : part) x.randomize(random, size);
+    }
+    AttentionSegments refs() {
+        AttentionSegments segments;
+        segments.count = static_cast<int>(part.size());
+        for (size_t i = 0; i < part.size(); ++i) segments.part[i] = part[i].ref();
+        return segments;
+    }
+    Matrix rows(int64_t b, int64_t h, int64_t dim) {
+        Matrix rows;
+        for (Tensor& x : part)
+            for (int64_t l = 0; l < x.tokens(); ++l) {
+                rows.emplace_back(dim);
+                for (int64_t d = 0; d < dim; ++d) rows.back()[d] = x.value(b, l, h, d);
+            }
+        return rows;
+    }
+    void compare(Distance& distance, int64_t b, int64_t h, const Matrix& wanted) {
+        const Matrix got = rows(b, h, wanted.empty() ? 0 : wanted[0].size());
+        for (size_t i = 0; i < wanted.size(); ++i)
+            for (size_t d = 0; d < wanted[i].size(); ++d) distance.add(got[i][d], wanted[i][d]);
+    }
+    bool surroundings_untouched() {
+        bool untouched = true;
+        for (Tensor& x : part) untouched = x.surroundings_untouched() && untouched;
+        return untouched;
+    }
+};
+
+inline int total(const std::vector<int>& lengths) {
+    int sum = 0;
+    for (int length : lengths) sum += length;
+    return sum;
+}
+
+inline TensorRef ints(std::vector<int>& values) {
+    TensorRef x;
+    x.data = values.data();
+    x.dtype = DType::int32;
+    x.device = Device::cuda;
+    x.ndim = 1;
+    x.shape[0] = static_cast<int64_t>(values.size());
+    x.stride[0] = 1;
+    return x;
+}
 
 }  // namespace sky4::emulated
