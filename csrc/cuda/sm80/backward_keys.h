@@ -13,6 +13,7 @@ struct BackwardKeysShape {
     static constexpr int kRows = kWarps * kStrip;  // keys, one strip per warp
     // Queries per step: beside two sums of 16 x kDim the registers hold two score tiles of 16 x kQueries.
     static constexpr int kQueries = kDim > 64 ? 32 : 64;
+    static constexpr int kBlocksPerSm = kDim > 32 ? 2 : 3;  // 168 registers, at 3, are too few for larger sums
     static constexpr int kRowsBytes = kRows * kDim * 2, kQueryBytes = kQueries * kDim * 2, kStatBytes = kQueries * 8;
     static constexpr int kStageBytes = 2 * kQueryBytes + kStatBytes;  // Q, dO, stats
     static constexpr int kShared = 2 * kRowsBytes + 2 * kStageBytes;
@@ -45,7 +46,8 @@ struct QueryStage {
 };
 
 template <typename T, int kDim, bool kSparse>
-__global__ void __launch_bounds__(kThreads, 2) attention_backward_keys(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(kThreads, BackwardKeysShape<kDim>::kBlocksPerSm)
+    attention_backward_keys(const __grid_constant__ AttentionParams p) {
     using Shape = BackwardKeysShape<kDim>;
     constexpr int kTiles = Shape::kQueries / 8;
     const BlockPlaceInGrid place = place_in_grid(p, block_index());

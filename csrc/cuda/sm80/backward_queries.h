@@ -29,7 +29,7 @@ __device__ __forceinline__ void copy_keys_async(SharedAddress stage, const Atten
 }
 
 template <typename T, int kDim, bool kSparse>
-__global__ void __launch_bounds__(kThreads, 2) attention_backward_queries(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(kThreads, 3) attention_backward_queries(const __grid_constant__ AttentionParams p) {
     using Shape = BackwardQueriesShape<kDim>;
     constexpr int kTiles = Shape::kKeys / 8;
     const BlockPlaceInGrid place = place_in_grid(p, block_index());

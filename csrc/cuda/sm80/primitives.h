@@ -32,8 +32,8 @@ __device__ __forceinline__ unsigned block_index() {
 // Copies 16 (8) bytes without passing through registers; of the source only `bytes` are read, the rest becomes zero.
 // The 16 are one of several of a row: L2 may fetch 128 at once.
 __device__ __forceinline__ void copy_async_16(SharedAddress to, const void* from, int bytes) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
-                 "r"(bytes)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(__cvta_generic_to_global(from)), "r"(bytes)
                  : "memory");
 }
 
