@@ -141,6 +141,7 @@ struct Dense {
                     key_at.advance();
                     if constexpr (decltype(masked)::value) mask_columns(scores, valid);
                     softmax.update(scores, shrink);
+                    softmax.hold();
                     finish<0>(output);
                     release(shared.value.empty[value_at.slot]);
                     value_at.advance();

@@ -56,6 +56,12 @@ struct RunningSoftmax {
         }
     }
 
+    // The assembler would hoist the wait for P V, issued before this softmax to run beside it, to the softmax's start.
+    // It keeps its place after a branch that needs all exponentials: one that is never taken, as no sum is negative.
+    __device__ __forceinline__ void hold() const {
+        asm volatile("{ .reg .pred p; setp.lt.f32 p, %0, 0f00000000; @p nanosleep.u32 0; }" ::"f"(sum[0] + sum[1]));
+    }
+
     __device__ __forceinline__ float total(int r) const { return quad_sum(sum[r]); }
 
     // Natural logarithm of the sum of exp(scale s) over all keys.
