@@ -16,6 +16,22 @@ struct KeyBlock {
     uint32_t owners = 0;  // bit i: row i of the walk selects it
 };
 
+constexpr int kCubesPerBlock = 3;                 // of the triple kernel
+constexpr int kTripleSlots = 5;                   // what fits beside three query tiles
+constexpr int kTripleReach = kTripleSlots - 1;    // slots that can fill while one is held
+
+// What the triple kernel's producer leaves beside a slot; the default says that the walk is over.
+struct BlockNote {
+    uint32_t bits = 0;
+
+    SKY4_HOST_DEVICE constexpr BlockNote() {}
+    SKY4_HOST_DEVICE constexpr explicit BlockNote(const KeyBlock& block)
+        : bits(static_cast<uint32_t>(block.size) << 3 | block.owners) {}
+    SKY4_HOST_DEVICE constexpr bool is_end() const { return bits == 0; }
+    SKY4_HOST_DEVICE constexpr bool owned_by(int group) const { return (bits >> group & 1u) != 0; }
+    SKY4_HOST_DEVICE constexpr int size() const { return static_cast<int>(bits >> 3); }
+};
+
 SKY4_HOST_DEVICE int lowest_bit(uint32_t bits) {
 #ifdef __CUDA_ARCH__
     return __ffs(static_cast<int>(bits)) - 1;

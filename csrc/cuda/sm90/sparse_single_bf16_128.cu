@@ -1,7 +1,0 @@
-#include "sparse_single_kernel.h"
-
-namespace sky4::cuda::sm90 {
-
-template cudaError_t launch_sparse_single<DType::bfloat16, 128>(const SparseParams&, cudaStream_t);
-
-}  // namespace sky4::cuda::sm90
