@@ -100,8 +100,8 @@ bool joint_attention(const JointAttention& args) {
     int processors = 0;
     check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, args.out.device_index), kName);
     const int64_t unsplit = p.grid.items();
-    p.grid.splits = choose_splits(
-        unsplit, static_cast<int>(padded_keys(args, choice.key_tile) / choice.key_tile), processors);
+    p.grid.splits =
+        choose_splits(unsplit, static_cast<int>(padded_keys(args, choice.key_tile) / choice.key_tile), processors);
     if (p.grid.items() > kMaxInt - processors) return false;  // a block's next item must be an int
 
     const auto stream = static_cast<cudaStream_t>(args.stream);

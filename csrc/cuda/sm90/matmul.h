@@ -4,9 +4,9 @@
 // 8 n + 2 (t % 4) + i the element 4 n + 2 r + i; r, i in {0, 1}. Row pairs `r` are indexed so throughout these kernels.
 #pragma once
 
+#include <cutlass/numeric_conversion.h>
 #include <cute/arch/mma_sm90.hpp>
 #include <cute/tensor.hpp>
-#include <cutlass/numeric_conversion.h>
 
 #include "tiles.h"
 
@@ -32,8 +32,8 @@ struct OutputMma {
 };
 
 template <class T, int kKeys>
-using ProbabilityLayout = cute::Layout<cute::Shape<cute::Shape<cute::_2, cute::_2, cute::_2>, cute::_1,
-                                                   cute::Int<kKeys / 16>>>;
+using ProbabilityLayout =
+    cute::Layout<cute::Shape<cute::Shape<cute::_2, cute::_2, cute::_2>, cute::_1, cute::Int<kKeys / 16>>>;
 
 enum class Accumulate { no, yes };
 

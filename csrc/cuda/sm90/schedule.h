@@ -122,8 +122,8 @@ struct WorkGrid {
 };
 
 // Into how many parts to cut the keys so that a grid of `items` blocks fills `processors`: the fewest parts whose last
-// wave is as full as possible within 10 %, each part at least kMinTiles key tiles long, below which the pipeline's start
-// and the combination cost more than is won.
+// wave is as full as possible within 10 %, each part at least kMinTiles key tiles long, below which the pipeline's
+// start and the combination cost more than is won.
 constexpr int choose_splits(int64_t items, int key_tiles, int processors) {
     constexpr int kMinTiles = 4, kMaxSplits = 32;
     if (items <= 0 || items * 5 >= static_cast<int64_t>(processors) * 4) return 1;

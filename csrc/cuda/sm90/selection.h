@@ -16,9 +16,9 @@ struct KeyBlock {
     uint32_t owners = 0;  // bit i: row i of the walk selects it
 };
 
-constexpr int kCubesPerBlock = 3;                 // of the triple kernel
-constexpr int kTripleSlots = 5;                   // what fits beside three query tiles
-constexpr int kTripleReach = kTripleSlots - 1;    // slots that can fill while one is held
+constexpr int kCubesPerBlock = 3;               // of the triple kernel
+constexpr int kTripleSlots = 5;                 // what fits beside three query tiles
+constexpr int kTripleReach = kTripleSlots - 1;  // slots that can fill while one is held
 
 // What the triple kernel's producer leaves beside a slot; the default says that the walk is over.
 struct BlockNote {

@@ -36,8 +36,8 @@ __device__ __forceinline__ void store_cube(const SparseParams& p, int first_row,
         factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
         const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * r;
         const int64_t token = first_row + row;
-        out_row[r] = row < rows ? static_cast<T*>(p.out) + batch * p.out_batch + token * p.out_row + head * p.out_head
-                                : nullptr;
+        out_row[r] =
+            row < rows ? static_cast<T*>(p.out) + batch * p.out_batch + token * p.out_row + head * p.out_head : nullptr;
         if (row < rows && p.lse != nullptr && thread % 4 == 0)
             p.lse[(static_cast<int64_t>(batch) * p.heads + head) * p.query_tokens + token] =
                 sum == 0.0f ? -INFINITY : softmax.log_sum_exp(r, sum);

@@ -1,5 +1,5 @@
-// Fine stage, three neighbouring query cubes per block: neighbours select much the same keys, and what two of them share
-// is loaded once.
+// Fine stage, three neighbouring query cubes per block: neighbours select much the same keys, and what two of them
+// share is loaded once.
 //
 // A producer thread walks the union of the three selections and fills a ring of five slots, K and V of one key cube
 // each; three consumer warpgroups, one per query cube, take from it what their cube selects and pass over the rest. A

@@ -1,8 +1,8 @@
 // Fragments of O to memory. Rows that do not exist have the address nullptr.
 #pragma once
 
-#include <cute/tensor.hpp>
 #include <cutlass/numeric_conversion.h>
+#include <cute/tensor.hpp>
 
 namespace sky4::cuda::sm90 {
 

@@ -5,8 +5,8 @@
 namespace sky4::cuda::sm90 {
 namespace {
 
-constexpr int64_t kAlignment = 16;               // bytes, of addresses and strides
-constexpr int64_t kLongestStride = 1ll << 40;    // bytes, exclusive
+constexpr int64_t kAlignment = 16;                 // bytes, of addresses and strides
+constexpr int64_t kLongestStride = 1ll << 40;      // bytes, exclusive
 constexpr int64_t kLongestAxis = (1ll << 31) - 1;  // coordinates are 32-bit integers
 
 // cuTensorMapEncodeTiled through the runtime, so that nothing links to the driver.
@@ -14,7 +14,8 @@ decltype(&cuTensorMapEncodeTiled) encoder(const char* kernel) {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
 #if CUDART_VERSION >= 12050
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), kernel);
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+          kernel);
 #else
     check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found), kernel);
 #endif

@@ -7,9 +7,9 @@
 
 #include <cute/tensor.hpp>
 
+#include <cutlass/numeric_types.h>
 #include <cute/arch/copy_sm90_tma.hpp>
 #include <cute/atom/mma_atom.hpp>
-#include <cutlass/numeric_types.h>
 
 #include "../../tensor.h"
 #include "barriers.h"
@@ -31,16 +31,14 @@ constexpr int kPanel = 64;  // channels: 128 bytes, the widest swizzle
 
 // [rows, channels, slots]
 template <class T, int kRows, int kChannels, int kSlots = 1>
-using TokenMajor =
-    decltype(cute::tile_to_shape(cute::GMMA::Layout_K_SW128_Atom<T>{},
-                                 cute::Shape<cute::Int<kRows>, cute::Int<kChannels>, cute::Int<kSlots>>{}));
+using TokenMajor = decltype(cute::tile_to_shape(
+    cute::GMMA::Layout_K_SW128_Atom<T>{}, cute::Shape<cute::Int<kRows>, cute::Int<kChannels>, cute::Int<kSlots>>{}));
 
 // [channels, rows, slots]: the transposed view of the same bytes; rows are tiled before panels.
 template <class T, int kRows, int kChannels, int kSlots = 1>
-using ChannelMajor =
-    decltype(cute::tile_to_shape(cute::GMMA::Layout_MN_SW128_Atom<T>{},
-                                 cute::Shape<cute::Int<kChannels>, cute::Int<kRows>, cute::Int<kSlots>>{},
-                                 cute::Step<cute::_2, cute::_1, cute::_3>{}));
+using ChannelMajor = decltype(cute::tile_to_shape(
+    cute::GMMA::Layout_MN_SW128_Atom<T>{}, cute::Shape<cute::Int<kChannels>, cute::Int<kRows>, cute::Int<kSlots>>{},
+    cute::Step<cute::_2, cute::_1, cute::_3>{}));
 
 // Copies the tile whose first token is `row`; tokens past the tensor's end arrive as zeros and count as bytes all the
 // same. The map's axes are those of tensor_map.h.
