@@ -1,7 +1,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string>
 
+#include "../../check.h"
 #include "attention.h"
 #include "sparse.h"
 #include "tensor_map.h"
@@ -32,7 +34,9 @@ bool serves(const BlockSparseAttention& args) {
 // yet measured on a device: the simpler kernel is the rule until it is.
 bool three_cubes_per_block() {
     const char* wanted = std::getenv("SKY4_SM90_SPARSE");
-    return wanted != nullptr && std::strcmp(wanted, "triple") == 0;
+    if (wanted == nullptr || std::strcmp(wanted, "single") == 0) return false;
+    if (std::strcmp(wanted, "triple") == 0) return true;
+    throw WrongValue(std::string(kName) + ": SKY4_SM90_SPARSE is \"" + wanted + "\", expected single or triple");
 }
 
 template <DType kType, int kHeadDim>

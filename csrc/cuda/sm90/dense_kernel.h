@@ -179,7 +179,7 @@ struct Dense {
         CUTE_UNROLL
         for (int r = 0; r < 2; ++r) {
             const float sum = softmax.total(r);
-            factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
+            factor[r] = sum == 0.0f ? 0.0f : __fdividef(1.0f, sum);
             const int row = work.row + 64 * group + thread / 32 * 16 + thread % 32 / 4 + 8 * r;
             const bool exists = row < p.query_rows[work.segment];
             const int64_t joint_row = p.query_offset[work.segment] + row;

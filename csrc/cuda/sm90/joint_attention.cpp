@@ -1,7 +1,10 @@
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <string>
 
+#include "../../check.h"
 #include "attention.h"
 #include "dense.h"
 #include "tensor_map.h"
@@ -44,8 +47,9 @@ int64_t padded_keys(const JointAttention& args, int tile) {
 // to be a twentieth slower (fewer products per softmax and per barrier).
 int choose_key_tile(const JointAttention& args) {
     if (const char* wanted = std::getenv("SKY4_SM90_KEY_TILE")) {
-        const int tile = std::atoi(wanted);
-        if (tile == 128 || tile == 176) return tile;
+        if (std::strcmp(wanted, "128") == 0) return 128;
+        if (std::strcmp(wanted, "176") == 0) return 176;
+        throw WrongValue(std::string(kName) + ": SKY4_SM90_KEY_TILE is \"" + wanted + "\", expected 128 or 176");
     }
     return padded_keys(args, 128) * 21 < padded_keys(args, 176) * 20 ? 128 : 176;
 }

@@ -8,6 +8,19 @@ namespace sky4::cuda::sm90 {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
+// The hardware's exponential and logarithm (two units in the last place), whatever -use_fast_math says; exp2(-inf) = 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float fast_log2(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
     return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
@@ -51,7 +64,7 @@ struct RunningSoftmax {
         for (int r = 0; r < 2; ++r) {
             const float old = max[r];
             max[r] = quad_max(row_max(scores, r, old));
-            shrink[r] = exp2f((old - max[r]) * scale_log2);
+            shrink[r] = fast_exp2((old - max[r]) * scale_log2);
             sum[r] = sum[r] * shrink[r] + exponentiate(scores, r);
         }
     }
@@ -66,7 +79,7 @@ struct RunningSoftmax {
 
     // Natural logarithm of the sum of exp(scale s) over all keys.
     __device__ __forceinline__ float log_sum_exp(int r, float total) const {
-        return (max[r] * scale_log2 + log2f(total)) * kLn2;
+        return (max[r] * scale_log2 + fast_log2(total)) * kLn2;
     }
 
 private:
@@ -87,8 +100,8 @@ private:
         for (int n = 0; n < cute::size(scores) / 4; ++n) {
             float& a = scores(4 * n + 2 * r);
             float& b = scores(4 * n + 2 * r + 1);
-            a = exp2f(a * scale_log2 - offset);
-            b = exp2f(b * scale_log2 - offset);
+            a = fast_exp2(a * scale_log2 - offset);
+            b = fast_exp2(b * scale_log2 - offset);
             even += a;
             odd += b;
         }

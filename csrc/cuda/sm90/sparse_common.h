@@ -33,7 +33,7 @@ __device__ __forceinline__ void store_cube(const SparseParams& p, int first_row,
     CUTE_UNROLL
     for (int r = 0; r < 2; ++r) {
         const float sum = softmax.total(r);
-        factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
+        factor[r] = sum == 0.0f ? 0.0f : __fdividef(1.0f, sum);
         const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * r;
         const int64_t token = first_row + row;
         out_row[r] =

@@ -26,10 +26,10 @@ struct SparseSingle {
     // 1 KB of every block's shared memory is the system's, and 228 KB are there.
     static_assert((sizeof(Shared) + 1024) * kBlocksPerProcessor <= 228 * 1024);
 
-    __device__ static void load(const CUtensorMap& map, Barrier& full, T* tile, const KeyBlock& block, int head,
-                                int batch) {
+    __device__ static void load(const CUtensorMap& map, Barrier& full, T* tile, int row, int head, int batch,
+                                cute::TMA::CacheHintSm90 hint = cute::TMA::CacheHintSm90::EVICT_LAST) {
         full.arrive_and_expect_tx(kTileBytes);
-        load_tile(map, full, tile, block.row, head, batch, cute::TMA::CacheHintSm90::EVICT_LAST);
+        load_tile(map, full, tile, row, head, batch, hint);
     }
 
     __device__ static void run(const SparseParams& p, Shared& shared) {
@@ -60,17 +60,18 @@ struct SparseSingle {
             RingPosition<1> key_at;
             RingPosition<kValueSlots> value_load, value_at;
             if (copies) {
-                load(p.queries, shared.query_full, shared.queries, KeyBlock{first_row}, head, batch);
-                load(block.text ? p.text_keys : p.keys, shared.key_full, shared.keys, block, head, batch);
+                load(p.queries, shared.query_full, shared.queries, first_row, head, batch,
+                     cute::TMA::CacheHintSm90::EVICT_FIRST);
+                load(block.text ? p.text_keys : p.keys, shared.key_full, shared.keys, block.row, head, batch);
             }
             // Once all warps have done with K and with the V before the last: K of the next block and V of this one.
             const auto load_ahead = [&](const KeyBlock& here, const KeyBlock& next) {
                 __syncthreads();
                 if (copies) {
                     load(here.text ? p.text_values : p.values, shared.value_full[value_load.slot],
-                         shared.values[value_load.slot], here, head, batch);
+                         shared.values[value_load.slot], here.row, head, batch);
                     if (next.size > 0)
-                        load(next.text ? p.text_keys : p.keys, shared.key_full, shared.keys, next, head, batch);
+                        load(next.text ? p.text_keys : p.keys, shared.key_full, shared.keys, next.row, head, batch);
                 }
                 value_load.advance();
             };
