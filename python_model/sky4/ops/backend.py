@@ -200,7 +200,8 @@ def runs_directly(tensors: Iterable[Tensor]) -> bool:
 
 
 def dense_rows(x: Tensor) -> Tensor:
-    """x with stride 1 along its last axis, as the kernels read it; a copy only where it has not."""
+    """x with stride 1 along its last axis and no gradient, as the kernels read it; a copy only where it must be."""
+    x = x.detach() if x.requires_grad else x
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
 
 
