@@ -1,4 +1,4 @@
-"""Compiles every CUDA file of csrc for all architectures and holds the outcome against the compiler gate, without a GPU.
+"""Compiles every CUDA file of csrc for all architectures and holds the outcome against the compiler gate; needs no GPU.
 
 The compile commands are CMake's own, so that what passes here is what gets built. Objects are kept in build/cuda-gate
 and made again only when the source, a header, a flag or the compiler changed, by content.
