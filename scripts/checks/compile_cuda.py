@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from scripts.checks.compiler_gate import (
     read_sass,
     unmatched,
 )
-from scripts.checks.toolchain import ROOT, ToolMissing, find_cuobjdump, find_nvcc, installed
+from scripts.checks.toolchain import ROOT, ToolMissing, build_tool, find_cuobjdump, find_nvcc, installed
 
 OUT = ROOT / "build" / "cuda-gate"
 
@@ -77,8 +76,8 @@ def configure(nvcc: Path) -> list[Job]:
     cutlass = installed(ROOT / "requirements-cuda.txt")
     path = os.pathsep.join([str(cutlass), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
-        *(_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "--fresh"),
-        f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
+        *(build_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "--fresh"),
+        f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}",
         "-DCMAKE_BUILD_TYPE=Release",
         "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
         f"-DPython_EXECUTABLE={sys.executable}",
@@ -101,13 +100,6 @@ def jobs_of(commands: list[dict[str, str]]) -> list[Job]:
     ]
     # CuTe's templates: a file for sm_90a alone takes longer than one of ours for four architectures.
     return sorted(jobs, key=lambda job: ("/sm90/" not in str(job.source), -job.source.stat().st_size))
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise ToolMissing(f"{name} is needed and not found; run scripts/test once, or install it")
-    return found
 
 
 @functools.cache

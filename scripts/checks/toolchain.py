@@ -23,6 +23,14 @@ class ToolMissing(Exception):
     """A tool that can neither be found nor installed; the message tells why."""
 
 
+def build_tool(name: str) -> str:
+    """Of this Python's own environment if it has one, else the system's. Raises ToolMissing."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise ToolMissing(f"{name} is needed and not found; run scripts/test once, or install it")
+    return found
+
+
 def installed(requirements: Path) -> Path:
     """The folder with the wheels of a requirements file, without what those ask for. Installs them if they changed.
 
