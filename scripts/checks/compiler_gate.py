@@ -30,6 +30,7 @@ _ARCH = re.compile(r"^arch = (\w+)")
 _FUNCTION = re.compile(r"^\s*Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*)")
 _SHAPE = re.compile(r"^HGMMA\.(\d+x\d+x\d+)")
+_WAIT = re.compile(r"^WARPGROUP\.DEPBAR\.LE\s+gsb0,\s*0x([01])\b")
 _IMMEDIATE = re.compile(r"\b0x([0-9a-f]+)\b")
 _WORD = re.compile(r"\b_Z\w+")
 
@@ -92,17 +93,19 @@ class Sass:
     hgmma: Counter[str] = field(default_factory=Counter)  # by shape, such as "64x128x16"
     setmaxnreg: set[int] = field(default_factory=set)  # registers per thread
     opcodes: Counter[str] = field(default_factory=Counter)  # by first word, and "MUFU.EX2"
+    beside: list[int] = field(default_factory=list)  # exponentials while the last matrix products are under way
 
 
 def read_sass(text: str) -> list[Sass]:
     """What `cuobjdump -sass` prints."""
     kernels: list[Sass] = []
-    arch = ""
+    arch, since = "", None
     for line in text.splitlines():
         if found := _ARCH.match(line):
             arch = found[1]
         elif found := _FUNCTION.match(line):
             kernels.append(Sass(found[1], arch))
+            since = None
         elif kernels and (found := _INSTRUCTION.match(line)):
             opcode, operands = found[1], found[2]
             kernel = kernels[-1]
@@ -113,6 +116,13 @@ def read_sass(text: str) -> list[Sass]:
                 kernel.setmaxnreg.update(int(value, 16) for value in _IMMEDIATE.findall(operands))
             elif opcode.startswith("MUFU.EX2"):
                 kernel.opcodes["MUFU.EX2"] += 1
+            elif waited := _WAIT.search(opcode + operands):
+                # All products but the last group are done; then the last group too.
+                if waited[1] == "1":
+                    since = kernel.opcodes["MUFU.EX2"]
+                elif since is not None:
+                    kernel.beside.append(kernel.opcodes["MUFU.EX2"] - since)
+                    since = None
     return kernels
 
 
@@ -130,12 +140,14 @@ class Expectation:
     name: str
     archs: tuple[str, ...] = ()
     spill_bytes: int = 0
+    stack_bytes: int | None = None
     registers: int | None = None
     notes_allowed: tuple[str, ...] = ()
     hgmma: tuple[str, ...] | None = None
     setmaxnreg: tuple[int, ...] | None = None
     contains: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    softmax_beside_products: int | None = None
 
     def fits(self, name: str, arch: str) -> bool:
         return (not self.archs or arch in self.archs) and re.search(self.name, name) is not None
@@ -173,6 +185,8 @@ def judge(log: Log, sass: list[Sass], names: dict[str, str], expectations: list[
                 f"{build.arch} {name}: spills {build.spill_stores} B out and {build.spill_loads} B in, "
                 f"at most {expected.spill_bytes} B allowed"
             )
+        if expected.stack_bytes is not None and build.stack > expected.stack_bytes:
+            faults.append(f"{build.arch} {name}: {build.stack} B of stack, at most {expected.stack_bytes} B allowed")
         if build.registers is not None and expected.registers is not None and build.registers > expected.registers:
             faults.append(f"{build.arch} {name}: {build.registers} registers, at most {expected.registers} allowed")
     for note in log.notes:
@@ -197,6 +211,9 @@ def _faults_of(kernel: Sass, names: dict[str, str], expectations: list[Expectati
         yield f"matrix instructions are {found}; expected shapes: {', '.join(expected.hgmma)}"
     if expected.setmaxnreg is not None and kernel.setmaxnreg != set(expected.setmaxnreg):
         yield f"setmaxnreg values are {sorted(kernel.setmaxnreg)}, expected {sorted(expected.setmaxnreg)}"
+    least = expected.softmax_beside_products
+    if least is not None and (not kernel.beside or min(kernel.beside) < least):
+        yield f"{kernel.beside} exponentials beside matrix products under way, at least {least} expected each time"
     for opcode in expected.contains:
         if not kernel.opcodes[opcode]:
             yield f"has no {opcode}"

@@ -152,6 +152,28 @@ def test_machine_code_other_than_expected_fails(found: str, instead: str, says: 
     assert says in fault
 
 
+def waits(beside: int) -> str:
+    """Machine code with that many exponentials between the two waits of one turn of a loop."""
+    opcodes = ["MUFU.EX2 R1, R1", "WARPGROUP.DEPBAR.LE gsb0, 0x1", *["MUFU.EX2 R5, R24"] * beside]
+    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x0", "MUFU.EX2 R1, R1", "WARPGROUP.DEPBAR.LE gsb0, 0x0"]
+    lines = "".join(f"        /*{16 * i:04x}*/                   {opcode} ;\n" for i, opcode in enumerate(opcodes))
+    return f"arch = sm_90a\n\t\tFunction : {KERNEL}\n{lines}"
+
+
+def test_softmax_must_stand_beside_the_matrix_products() -> None:
+    expected = Expectation(name="probe<", spill_bytes=32, softmax_beside_products=3, hgmma=())
+    assert faults(sass=waits(3), expectations=(expected,)) == []
+    assert faults(sass=waits(3) + waits(5).partition(KERNEL)[2], expectations=(expected,)) == []
+    for less in (waits(2), waits(3) + waits(2).partition(KERNEL)[2], waits(3).replace("0x1 ;", "0x0 ;")):
+        (fault,) = faults(sass=less, expectations=(expected,))
+        assert "at least 3 expected" in fault
+
+
+def test_a_stack_of_arrays_out_of_registers_fails() -> None:
+    (fault,) = faults(expectations=(HOT, Expectation(name="probe<", spill_bytes=32, stack_bytes=0)))
+    assert "16 B of stack" in fault
+
+
 def test_an_entry_that_fits_no_kernel_is_found_out() -> None:
     gone = Expectation(name="probes<")
     assert unmatched(read_log(LOG), NAMES, [HOT, PLAIN]) == []
