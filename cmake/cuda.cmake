@@ -120,3 +120,11 @@ endif()
 set(sky4_cuda_objects $<FILTER:${sky4_cuda_objects},INCLUDE,[.]cu[.]o>)
 add_custom_command(TARGET sky4_cuda POST_BUILD COMMAND_EXPAND_LISTS VERBATIM
   COMMAND ${CMAKE_COMMAND} -E cat "$<LIST:TRANSFORM,${sky4_cuda_objects},APPEND,.log>" > ${PROJECT_BINARY_DIR}/ptxas.log)
+
+if(SKY4_TESTS)
+  # Against the CPU kernels, so these come first: they call sky4::cuda.
+  add_executable(sky4_cuda_cases ${PROJECT_SOURCE_DIR}/csrc/tests/cuda_cases.cpp)
+  target_include_directories(sky4_cuda_cases SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_compile_options(sky4_cuda_cases PRIVATE -Wall -Wextra)
+  target_link_libraries(sky4_cuda_cases PRIVATE sky4_cpu sky4_cuda)
+endif()

@@ -1,0 +1,162 @@
+// The same inputs on the CPU and on the GPU: what the cases of cuda_cases.cpp are written with.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../tensor.h"
+
+namespace sky4::cases {
+
+inline void check(cudaError_t status) {
+    if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
+}
+
+inline size_t size_of(DType dtype) {
+    switch (dtype) {
+        case DType::float32:
+        case DType::int32:
+            return 4;
+        case DType::bfloat16:
+        case DType::float16:
+            return 2;
+        case DType::int64:
+            return 8;
+        case DType::boolean:
+            return 1;
+    }
+    return 0;
+}
+
+using Shape = std::initializer_list<int64_t>;
+
+// Holds the tensors of one run on one device. Every tensor is an allocation of its own, so that a read or write past
+// its end is seen; outputs are left as the allocator gives them, so that one that is never written is seen too.
+class Bench {
+public:
+    explicit Bench(Device device) : device_(device) {}
+    ~Bench() {
+        for (void* data : held_) device_ == Device::cuda ? static_cast<void>(cudaFree(data)) : std::free(data);
+    }
+    Bench(const Bench&) = delete;
+    Bench& operator=(const Bench&) = delete;
+
+    TensorRef empty(DType dtype, Shape shape) {
+        TensorRef made;
+        made.dtype = dtype;
+        made.device = device_;
+        made.ndim = static_cast<int>(shape.size());
+        std::copy(shape.begin(), shape.end(), made.shape.begin());
+        int64_t step = 1;
+        for (int axis = made.ndim - 1; axis >= 0; --axis) {
+            made.stride[axis] = step;
+            step *= made.shape[axis];
+        }
+        const size_t bytes = std::max<size_t>(1, static_cast<size_t>(step) * size_of(dtype));
+        if (device_ == Device::cuda)
+            check(cudaMalloc(&made.data, bytes));
+        else
+            made.data = std::malloc(bytes);
+        held_.push_back(made.data);
+        return made;
+    }
+
+    // Normal values in bfloat16 or float32, the same on both devices.
+    TensorRef normal(DType dtype, Shape shape, float scale = 1.0f) {
+        std::normal_distribution<float> draw(0.0f, scale);
+        return filled(dtype, shape, [&](int64_t) { return draw(random_); });
+    }
+
+    // Whole numbers from -3 to 3: their sums are exact in any order.
+    TensorRef whole(DType dtype, Shape shape) {
+        std::uniform_int_distribution<int> draw(-3, 3);
+        return filled(dtype, shape, [&](int64_t) { return static_cast<float>(draw(random_)); });
+    }
+
+    TensorRef filled(DType dtype, Shape shape, const std::function<float(int64_t)>& value) {
+        TensorRef made = empty(dtype, shape);
+        const int64_t count = made.elements();
+        std::vector<unsigned char> bytes(static_cast<size_t>(count) * size_of(dtype));
+        for (int64_t i = 0; i < count; ++i) {
+            const float number = value(i);
+            unsigned char* place = bytes.data() + static_cast<size_t>(i) * size_of(dtype);
+            if (dtype == DType::bfloat16) {
+                const bf16 rounded = from_float<bf16>(number);
+                std::memcpy(place, &rounded, sizeof rounded);
+            } else if (dtype == DType::boolean) {
+                *place = number != 0.0f;
+            } else {
+                std::memcpy(place, &number, sizeof number);
+            }
+        }
+        return copied(made, bytes.data(), bytes.size());
+    }
+
+    template <typename T>
+    TensorRef listed(DType dtype, Shape shape, const std::vector<T>& values) {
+        return copied(empty(dtype, shape), values.data(), values.size() * sizeof(T));
+    }
+
+    // As it lies in memory; the tensor is one that this made, not a slice of one.
+    std::vector<unsigned char> bytes_of(const TensorRef& tensor) const {
+        std::vector<unsigned char> bytes(static_cast<size_t>(tensor.elements()) * size_of(tensor.dtype));
+        if (bytes.empty()) return bytes;
+        if (device_ == Device::cuda)
+            check(cudaMemcpy(bytes.data(), tensor.data, bytes.size(), cudaMemcpyDeviceToHost));
+        else
+            std::memcpy(bytes.data(), tensor.data, bytes.size());
+        return bytes;
+    }
+
+    std::mt19937& random() { return random_; }
+
+private:
+    TensorRef copied(const TensorRef& made, const void* from, size_t bytes) {
+        if (bytes == 0) return made;
+        if (device_ == Device::cuda)
+            check(cudaMemcpy(made.data, from, bytes, cudaMemcpyHostToDevice));
+        else
+            std::memcpy(made.data, from, bytes);
+        return made;
+    }
+
+    Device device_;
+    std::vector<void*> held_;
+    std::mt19937 random_{20};
+};
+
+inline float number_at(const std::vector<unsigned char>& bytes, DType dtype, size_t i) {
+    if (dtype == DType::bfloat16) {
+        bf16 value;
+        std::memcpy(&value, bytes.data() + 2 * i, sizeof value);
+        return to_float(value);
+    }
+    float value;
+    std::memcpy(&value, bytes.data() + 4 * i, sizeof value);
+    return value;
+}
+
+// ||got - want|| / ||want|| over the finite values; NaN where infinities or NaN stand in different places.
+inline double error_of(const std::vector<unsigned char>& got, const std::vector<unsigned char>& want, DType dtype) {
+    double difference = 0.0, whole = 0.0;
+    for (size_t i = 0; i < want.size() / size_of(dtype); ++i) {
+        const float g = number_at(got, dtype, i), w = number_at(want, dtype, i);
+        if (std::isinf(w) && g == w) continue;
+        if (!std::isfinite(w) || !std::isfinite(g)) return NAN;
+        difference += (double(g) - w) * (double(g) - w);
+        whole += double(w) * w;
+    }
+    return whole > 0.0 ? std::sqrt(difference / whole) : std::sqrt(difference);
+}
+
+}  // namespace sky4::cases
