@@ -17,6 +17,7 @@ from sky4cli.eval import eval_app
 from sky4cli.generate import generate
 from sky4cli.rerun import rerun
 from sky4cli.show import show
+from sky4cli.startup import collect_garbage_rarely, leave
 from sky4cli.train import train
 
 OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    sys.exit(main())
+    collect_garbage_rarely()
+    leave(main())
 
 
 def _say(error: Exception, code: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sky4.errors import RequestError
 from sky4cli.console import Reporter
+from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
     from sky4.media import WrittenClip
@@ -47,6 +48,7 @@ def make_clips(
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)
     reporter.stage("loading", 0, 1)
+    load_libraries()
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.generate import generate_clips
 

@@ -265,7 +265,12 @@ def test_an_unknown_backend_is_refused():
 
 
 NATIVE_BAD = [
-    ("low", lambda x: x.double(), TypeError, "low has dtype float64, expected float32, bfloat16, float16, int32, int64 or bool"),
+    (
+        "low",
+        lambda x: x.double(),
+        TypeError,
+        "low has dtype float64, expected float32, bfloat16, float16, int32, int64 or bool",
+    ),
     ("low", lambda x: x.long(), TypeError, "low has dtype int64, expected float32 or bfloat16"),
     ("low", lambda x: "latents", TypeError, "low is a str, expected a tensor"),
     ("low", lambda x: x[0], ValueError, "low has 4 axes, expected 5"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sky4.encoders.folder import find_folder, load_diffusers, read_config, read_json
+from sky4.encoders.folder import find_folder, load_diffusers, read_config, read_json, single_modules
 from sky4.encoders.protocols import AudioCodec
 from sky4.errors import RequestError, Sky4Failure
 
@@ -37,14 +37,14 @@ def load_audio_codec(
     folder = find_folder(path, "an audio codec")
     name = read_config(folder, "an audio codec").get("_class_name")
     if name == "AutoencoderOobleck":
-        from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
-
+        with single_modules():
+            from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
         vae = load_diffusers(AutoencoderOobleck, folder, device, dtype)
         return OobleckCodec(vae, *read_statistics(folder, int(vae.config.decoder_input_channels), scale=1.0))
     if name == "MMAudioVAE":
-        from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
-        from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
-
+        with single_modules():
+            from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
+            from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
         voice = _vocoder_folder(path, folder, vocoder)
         vae = load_diffusers(MMAudioVAE, folder, device, dtype)
         statistics = read_statistics(folder, 2 * int(vae.config.latent_channels), float(vae.config.scaling_factor))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sky4.encoders.folder import find_folder, load_diffusers, read_config
+from sky4.encoders.folder import find_folder, load_diffusers, read_config, single_modules
 from sky4.encoders.protocols import VideoCodec
 from sky4.encoders.wan import decode_chunks, encode_moments
 from sky4.errors import RequestError, Sky4Failure
@@ -35,12 +35,12 @@ def load_video_codec(path: str | Path, device: str = "cpu", dtype: torch.dtype =
     folder = find_folder(path, "a video codec")
     name = read_config(folder, "a video codec").get("_class_name")
     if name == "AutoencoderKLWan":
-        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-
+        with single_modules():
+            from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
         return WanCodec(load_diffusers(AutoencoderKLWan, folder, device, dtype))
     if name == "AutoencoderKLHunyuanVideo":
-        from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
-
+        with single_modules():
+            from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
         return HunyuanCodec(load_diffusers(AutoencoderKLHunyuanVideo, folder, device, dtype))
     raise RequestError(
         f"{folder} is not a video codec: its config.json says _class_name {name!r}; "
