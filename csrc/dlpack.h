@@ -60,4 +60,19 @@ struct ManagedTensorVersioned {
     Tensor tensor;
 };
 
+// What a producer's type may carry as `__dlpack_c_exchange_api__` (capsule "dlpack_exchange_api"): its tensors without
+// a call into Python. PyTorch's way through `__dlpack__` takes 3 microseconds a tensor, this one a tenth of that.
+struct ExchangeAPI {
+    struct {
+        uint32_t major;
+        uint32_t minor;
+    } version;
+    void* previous;
+    void* allocate;
+    int (*managed_from_object)(void* object, ManagedTensorVersioned** out);  // 0, or -1 and a Python exception
+    void* managed_to_object;
+    int (*tensor_from_object)(void* object, Tensor* out);  // borrows; may be null
+    void* current_stream;
+};
+
 }  // namespace sky4::dlpack

@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -43,23 +44,51 @@ inline Device to_device(const std::string& where, dlpack::Device device) {
                     ", expected cpu (1) or cuda (2)");
 }
 
-// Holds an object's DLPack capsule, so its memory, for as long as the view is in use.
+// Holds an object's memory for as long as the view is in use.
 class Borrowed {
 public:
     enum class Use { read, write };
 
     Borrowed(const char* kernel, const char* argument, const py::handle& object, Use use = Use::read) {
         const std::string where = std::string(kernel) + ": " + argument;
+        if (const dlpack::ExchangeAPI* api = exchange_of(object)) {
+            held_ = py::reinterpret_borrow<py::object>(object);
+            view(where, exchange(where, *api, use));
+            return;
+        }
         if (!py::hasattr(object, "__dlpack__"))
             throw WrongType(where + " is a " + std::string(py::str(py::type::of(object).attr("__name__"))) +
                             ", expected a tensor with __dlpack__");
-        capsule_ = export_capsule(object);
+        held_ = export_capsule(object);
         view(where, take(where, use));
     }
 
     const TensorRef& tensor() const { return tensor_; }
 
 private:
+    // The C functions of the object's type, or null where it has none that we understand. A subclass must go the long
+    // way, which it may have changed: of PyTorch's, some own no memory.
+    static const dlpack::ExchangeAPI* exchange_of(const py::handle& object) {
+        static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+        PyObject* const own = Py_TYPE(object.ptr())->tp_dict;
+        PyObject* const capsule = own != nullptr ? PyDict_GetItem(own, name) : nullptr;
+        if (capsule == nullptr || !PyCapsule_IsValid(capsule, "dlpack_exchange_api")) return nullptr;
+        const auto* api = static_cast<const dlpack::ExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+        return api->version.major == dlpack::kMajorVersion ? api : nullptr;
+    }
+
+    dlpack::Tensor exchange(const std::string& where, const dlpack::ExchangeAPI& api, Use use) {
+        dlpack::Tensor tensor;
+        if (use == Use::read && api.tensor_from_object != nullptr) {
+            if (api.tensor_from_object(held_.ptr(), &tensor) != 0) throw py::error_already_set();
+            return tensor;
+        }
+        dlpack::ManagedTensorVersioned* managed = nullptr;
+        if (api.managed_from_object(held_.ptr(), &managed) != 0) throw py::error_already_set();
+        managed_.reset(managed);
+        return checked(where, *managed, use);
+    }
+
     // The protocol's own way to tell the generations apart: producers before DLPack 1.0 know no `max_version`.
     static py::object export_capsule(const py::handle& object) {
         try {
@@ -72,20 +101,25 @@ private:
 
     // The capsule keeps its name and its destructor: it is never "consumed", and frees itself when we let it go.
     const dlpack::Tensor& take(const std::string& where, Use use) const {
-        PyObject* capsule = capsule_.ptr();
+        PyObject* capsule = held_.ptr();
         if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
             const auto* managed =
                 static_cast<const dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
-            if (managed->version.major != dlpack::kMajorVersion)
-                throw WrongType(where + " speaks DLPack " + std::to_string(managed->version.major) + ", expected " +
-                                std::to_string(dlpack::kMajorVersion));
-            if (use == Use::write && (managed->flags & dlpack::kFlagReadOnly))
-                throw WrongValue(where + " is read-only, expected memory that can be written");
-            return managed->tensor;
+            return checked(where, *managed, use);
         }
         if (PyCapsule_IsValid(capsule, "dltensor"))
             return static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
         throw WrongType(where + " has a __dlpack__ that returns no DLPack capsule");
+    }
+
+    static const dlpack::Tensor& checked(const std::string& where, const dlpack::ManagedTensorVersioned& managed,
+                                         Use use) {
+        if (managed.version.major != dlpack::kMajorVersion)
+            throw WrongType(where + " speaks DLPack " + std::to_string(managed.version.major) + ", expected " +
+                            std::to_string(dlpack::kMajorVersion));
+        if (use == Use::write && (managed.flags & dlpack::kFlagReadOnly))
+            throw WrongValue(where + " is read-only, expected memory that can be written");
+        return managed.tensor;
     }
 
     void view(const std::string& where, const dlpack::Tensor& from) {
@@ -103,6 +137,8 @@ private:
             tensor_.stride[d] = from.strides != nullptr ? from.strides[d] : contiguous;
             contiguous *= from.shape[d];
         }
+        if (from.data == nullptr && tensor_.elements() > 0)
+            throw WrongValue(where + " owns no memory (a fake tensor?), expected one that does");
         const auto address = reinterpret_cast<uintptr_t>(tensor_.data);
         const uintptr_t item = from.dtype.bits / 8;
         if (address % item != 0)
@@ -110,7 +146,14 @@ private:
                              " bytes off, expected alignment to its " + std::to_string(item) + "-byte elements");
     }
 
-    py::object capsule_;
+    struct Release {
+        void operator()(dlpack::ManagedTensorVersioned* managed) const {
+            if (managed->deleter != nullptr) managed->deleter(managed);
+        }
+    };
+
+    py::object held_;  // the tensor itself, or the capsule of its memory
+    std::unique_ptr<dlpack::ManagedTensorVersioned, Release> managed_;
     TensorRef tensor_;
 };
 
