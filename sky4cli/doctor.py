@@ -38,8 +38,8 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
     import torch
 
     from sky4 import __version__
-    from sky4.ops.joint_attention import BACKENDS
-    from sky4.pipeline.devices import choose_device, choose_dtype, cpu_multiplies_bf16, physical_cores
+    from sky4.ops.backend import available, cpu_multiplies_bf16
+    from sky4.pipeline.devices import choose_device, choose_dtype, physical_cores
 
     device = choose_device()
     extension = _extension()
@@ -59,7 +59,7 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
         "cores": physical_cores(),
         "bf16 instructions": cpu_multiplies_bf16(),
         "extension": extension,
-        "attention": list(BACKENDS),
+        "attention": {name: f"no: {reason}" if reason else "yes" for name, reason in available().items()},
         "codecs": codecs,
         "model": described,
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",

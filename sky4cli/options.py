@@ -15,7 +15,12 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ... or auto.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
-Backend = Annotated[str, typer.Option("--attention-backend", help="A backend that `sky4 doctor` lists, or auto.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--attention-backend", help="auto, cuda, cpu, torch or reference; `sky4 doctor` tells which are here."
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(

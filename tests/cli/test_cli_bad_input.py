@@ -199,7 +199,7 @@ class TestBeforeWeights:
             (("--device", "tpu"), "--device tpu is unknown"),
             (("--device", "cuda:99"), "--device cuda:99 is not there"),
             (("--dtype", "int4"), "--dtype int4 is unknown"),
-            (("--attention-backend", "magic"), "--attention-backend magic is not available; choose one of auto"),
+            (("--attention-backend", "magic"), "--attention-backend magic is not available: choose one of auto"),
             (("--enhance", "."), "--enhance"),
         ],
     )

@@ -12,7 +12,7 @@ from sky4.config import TransformerConfig, full, nano
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.blocks import DualBlock, SingleBlock
 from sky4.model.transformer import JointTransformer
-from sky4.ops.joint_attention import use_backend
+from sky4.ops.backend import use_backend
 
 from .conftest import alive
 

@@ -19,10 +19,12 @@ from sky4.model.layers import (
     Context,
     CrossAttention,
     FeedForward,
+    Linear,
     Modulation,
     QKNorm,
     SelfAttention,
     add_gated,
+    linear,
     modulate,
     split_heads,
 )
@@ -89,10 +91,10 @@ class SingleBlock(nn.Module):
         self.heads = config.heads
         self.parts = [3 * config.width, config.mlp_ratio * config.width]
         self.modulation = Modulation(config.width, 3, config.modulation == "shared")
-        self.inward = nn.Linear(config.width, sum(self.parts))  # q, k, v and the MLP's hidden layer
+        self.inward = Linear(config.width, sum(self.parts))  # q, k, v and the MLP's hidden layer
         self.norm_q = QKNorm(config.head_dim)
         self.norm_k = QKNorm(config.head_dim)
-        self.outward = nn.Linear(config.width + self.parts[1], config.width)
+        self.outward = Linear(config.width + self.parts[1], config.width)
         self.text_reading = TextReading(config) if reads_text else None
 
     def attend(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -115,8 +117,8 @@ class SingleBlock(nn.Module):
     def _finish(self, out: Tensor, hidden: Tensor) -> Tensor:
         """outward([attention ; MLP]) as a sum of two products: no copy of the wide activations side by side."""
         attention_weight, mlp_weight = torch.split(self.outward.weight, [self.parts[0] // 3, self.parts[1]], dim=1)
-        attended = F.linear(out.flatten(2), attention_weight, self.outward.bias)
-        return attended + F.linear(F.gelu(hidden, approximate="tanh"), mlp_weight)
+        attended = linear(out.flatten(2), attention_weight, self.outward.bias)
+        return attended + linear(F.gelu(hidden, approximate="tanh"), mlp_weight)
 
     def feed_forward(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Nothing: the MLP ran beside the attention."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sky4.config import TransformerConfig
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.blocks import Block, Depths, DualBlock, Exchange, SingleBlock
-from sky4.model.layers import Context, CrossAttention, Modulation, TimestepEmbedding, modulate
+from sky4.model.layers import Context, CrossAttention, Linear, Modulation, TimestepEmbedding, modulate
 from sky4.model.rope import rotation, temporal, with_still
 from sky4.ops.joint_attention import join_masks
 
@@ -29,18 +29,18 @@ class Branch(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.token_in = nn.Linear(in_channels, width)
+        self.token_in = Linear(in_channels, width)
         self.keyframe = nn.Parameter(torch.zeros(width))  # added to the tokens of segment 1
-        self.text_in = nn.Linear(config.text_channels, width)
+        self.text_in = Linear(config.text_channels, width)
         self.time_in = TimestepEmbedding(width)
-        self.shared_modulation = nn.Linear(width, 6 * width) if config.modulation == "shared" else None
+        self.shared_modulation = Linear(width, 6 * width) if config.modulation == "shared" else None
         reads_early = reads_text and config.text_cross_attention == "all"
         self.blocks: Depths[Block] = Depths(
             [DualBlock(config, reads_early) for _ in range(config.dual_blocks)]
             + [SingleBlock(config, reads_text) for _ in range(config.single_blocks)]
         )
-        self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, out_channels)
+        self.head_modulation = Linear(width, 2 * width)
+        self.head = Linear(width, out_channels)
         initialise(self)
 
     def forward(self, media: TowerInput, text: TextInput) -> Tensor:

@@ -3,33 +3,11 @@
 B batch, C latent channels, T -> T2 latent frames, h, w -> H, W latent grid, K keyframes.
 """
 
-import importlib
-import logging
-from types import ModuleType
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from sky4.ops.assemble_reference import latent_assemble_reference
-
-Backend = Literal["auto", "native", "reference"]
-
-_log = logging.getLogger(__name__)
-
-
-def _load() -> ModuleType | None:
-    try:
-        return importlib.import_module("sky4._C")
-    except ModuleNotFoundError as error:
-        # Absent is one thing, broken another: a module that is there and does not load must not pass for a slow one.
-        if error.name != "sky4._C":
-            raise
-        _log.warning("sky4._C is not built, so latent_assemble runs in plain torch; scripts/sky4 builds it")
-        return None
-
-
-_C = _load()
+from sky4.ops.backend import OURS, dense_rows, native, runs_directly, select, stream
 
 
 def latent_assemble(
@@ -40,7 +18,7 @@ def latent_assemble(
     keyframe_indices: Tensor | None = None,
     source: Tensor | None = None,
     source_mask: Tensor | None = None,
-    backend: Backend = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """Low-resolution latents brought to the noise's grid, with keyframes and source put in, beside the noise.
 
@@ -56,61 +34,32 @@ def latent_assemble(
     even ones are the low ones, exactly); space aligns cell edges and clamps at the border (`align_corners=False`).
     Arithmetic is in float32 with one rounding at the end; noise, keyframes and source are copied.
 
-    `backend`: "native" is the kernel of sky4._C (CPU, no gradient), "reference" plain torch (any device, gradients);
-    "auto" takes the kernel where it can. Both give the same bits.
+    backend: one of `sky4.ops.backend.NAMES`, None takes what `set_backend` chose. The kernels have no gradient; "torch"
+    and "reference" are the same plain torch, on any device and with gradients. All give the same bits on the CPU.
 
     Raises TypeError for a wrong dtype or device, ValueError for a wrong shape or index, or a backend that cannot serve.
     """
     _check(low, noise, keyframes, keyframe_indices, source, source_mask)
-    if backend not in get_args(Backend):
-        raise ValueError(f"latent_assemble: backend is {backend!r}, expected one of {', '.join(get_args(Backend))}")
-    given = [x for x in (low, noise, keyframes, source, source_mask) if x is not None]
-    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    obstacle = _obstacle(low.device, wants_gradient) if backend != "reference" else ""
-    if backend == "native" and obstacle:
-        raise ValueError(f"latent_assemble: the native backend cannot serve: {obstacle}; use backend='reference'")
-    if backend == "reference" or obstacle:
+    latents = [x for x in (low, noise, keyframes, source, source_mask) if x is not None]
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in latents)
+    cannot = "it has no backward and an input requires a gradient" if wants_gradient else ""
+    if select("latent_assemble", low, backend, cannot) not in OURS:
         return latent_assemble_reference(low, noise, keyframes, keyframe_indices, source, source_mask)
-    assembled: Tensor = _native(low, noise, keyframes, keyframe_indices, source, source_mask)
-    return assembled
-
-
-def _obstacle(device: torch.device, wants_gradient: bool) -> str:
-    """Why the kernel cannot serve, or the empty string."""
-    if device.type != "cpu":
-        return f"it runs on the CPU and the latents are on {device.type}"
-    if wants_gradient:
-        return "it has no backward and an input requires a gradient"
-    if _C is None:
-        return "sky4._C is not built"
-    return ""
-
-
-def _rows(x: Tensor | None) -> Tensor | None:
-    """The kernel reads rows with stride 1; anything else is copied here. DLPack carries no gradient."""
-    if x is None:
-        return None
-    return x.detach() if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.detach().contiguous()
-
-
-@torch.library.custom_op("sky4::latent_assemble", mutates_args=(), device_types="cpu")
-def _native(
-    low: Tensor,
-    noise: Tensor,
-    keyframes: Tensor | None,
-    keyframe_indices: Tensor | None,
-    source: Tensor | None,
-    source_mask: Tensor | None,
-) -> Tensor:
-    assert _C is not None  # latent_assemble asked before
-    out = _empty(noise)
-    inputs = [_rows(x) for x in (low, noise, keyframes)]
-    _C.latent_assemble(*inputs, keyframe_indices, _rows(source), _rows(source_mask), out)
+    if runs_directly(latents):
+        return _run(low, noise, keyframes, keyframe_indices, source, source_mask)
+    out: Tensor = torch.ops.sky4.latent_assemble(low, noise, keyframes, keyframe_indices, source, source_mask)
     return out
 
 
-@_native.register_fake
-def _(
+torch.library.define(
+    "sky4::latent_assemble",
+    "(Tensor low, Tensor noise, Tensor? keyframes, Tensor? keyframe_indices, Tensor? source, Tensor? source_mask) "
+    "-> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _run(
     low: Tensor,
     noise: Tensor,
     keyframes: Tensor | None,
@@ -118,7 +67,16 @@ def _(
     source: Tensor | None,
     source_mask: Tensor | None,
 ) -> Tensor:
-    return _empty(noise)
+    out = _empty(noise)
+    low, noise = dense_rows(low), dense_rows(noise)
+    keyframes, source, source_mask = (None if x is None else dense_rows(x) for x in (keyframes, source, source_mask))
+    indices = None if keyframe_indices is None else keyframe_indices.cpu()
+    native().latent_assemble(low, noise, keyframes, indices, source, source_mask, out, stream=stream(out))
+    return out
+
+
+torch.library.impl("sky4::latent_assemble", ("cpu", "cuda"), _run)
+torch.library.register_fake("sky4::latent_assemble", lambda low, noise, *_: _empty(noise))
 
 
 def _empty(noise: Tensor) -> Tensor:
@@ -141,13 +99,15 @@ def _check(
     grid = list(noise.shape[2:])
     B, C = low.shape[:2]
     _expect("noise", noise, [B, C, *grid], low)
-    if (keyframes is None) != (keyframe_indices is None):
-        raise ValueError("latent_assemble: keyframes and keyframe_indices come together, got one without the other")
+    for pair, one, other in (
+        ("keyframes and keyframe_indices", keyframes, keyframe_indices),
+        ("source and source_mask", source, source_mask),
+    ):
+        if (one is None) != (other is None):
+            raise ValueError(f"latent_assemble: {pair} come together, got one without the other")
     if keyframes is not None and keyframe_indices is not None:
         _check_indices(keyframe_indices, grid[0], low.device)
         _expect("keyframes", keyframes, [B, C, keyframe_indices.shape[0], *grid[1:]], low)
-    if (source is None) != (source_mask is None):
-        raise ValueError("latent_assemble: source and source_mask come together, got one without the other")
     if source is not None and source_mask is not None:
         _expect("source", source, [B, C, *grid], low)
         _expect("source_mask", source_mask, [B, 1, *grid], low, also=torch.bool)
@@ -164,19 +124,19 @@ def _expect(name: str, x: Tensor, shape: list[int], low: Tensor, also: torch.dty
 
 
 def _check_indices(indices: Tensor, frames: int, device: torch.device) -> None:
-    name = "keyframe_indices"
+    name = "latent_assemble: keyframe_indices"
     if indices.dtype != torch.int64:
-        raise TypeError(f"latent_assemble: {name} has dtype {indices.dtype}, expected torch.int64")
+        raise TypeError(f"{name} has dtype {indices.dtype}, expected torch.int64")
     if indices.device not in (device, torch.device("cpu")):
-        raise TypeError(f"latent_assemble: {name} is on device {indices.device}, expected {device} or cpu")
+        raise TypeError(f"{name} is on device {indices.device}, expected {device} or cpu")
     if indices.ndim != 1:
-        raise ValueError(f"latent_assemble: {name} has {indices.ndim} axes, expected 1")
+        raise ValueError(f"{name} has {indices.ndim} axes, expected 1")
     if torch.compiler.is_compiling() or indices.is_meta:
         return  # no values to look at here; the kernel looks at them when it runs
     seen: set[int] = set()
     for index in indices.tolist():
         if not 0 <= index < frames:
-            raise ValueError(f"latent_assemble: {name} holds {index}, expected 0 to {frames - 1}")
+            raise ValueError(f"{name} holds {index}, expected 0 to {frames - 1}")
         if index in seen:
-            raise ValueError(f"latent_assemble: {name} holds {index} twice, expected distinct frames")
+            raise ValueError(f"{name} holds {index} twice, expected distinct frames")
         seen.add(index)

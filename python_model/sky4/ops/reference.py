@@ -38,14 +38,43 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
     return out
 
 
-def qk_norm_rope(x: Tensor, weight: Tensor, turn: Tensor | None, eps: float) -> Tensor:
-    """RMSNorm over the channels of each head, then the rotation of each interleaved pair; one rounding at the end.
+@torch.no_grad()
+def log_sum_exp(q: Tensor, k: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """log sum exp(q·kT / sqrt(d)) over the keys that count, [B, H, L_q], in at least float32; -inf without keys."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).transpose(-1, -2)  # [B, H, L_q, L_k]
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None, :], -torch.inf)
+    out: Tensor = scores.logsumexp(-1)
+    return out
 
-    x [B, N, H, d], weight [d], turn [1 or B, N, 1, d/2] complex of length 1 or None for no rotation.
+
+def cube_means(x: Tensor, starts: Tensor) -> Tensor:
+    """The mean of rows starts[c] .. starts[c + 1] - 1 of x [B, N, H, d] for each cube c, [B, M, H, d].
+
+    Summed in float32 (float64 for float64 inputs), rounded once.
     """
-    y = x.float() if x.dtype != torch.float64 else x
-    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    sizes = starts.diff().expand(x.shape[0], -1).contiguous()
+    means: Tensor = torch.segment_reduce(wide, "mean", lengths=sizes, axis=1, unsafe=True)
+    return means.to(x.dtype)
+
+
+def qk_norm_rope(
+    x: Tensor, weight: Tensor | None, turn: Tensor | None, eps: float, bias: Tensor | None = None
+) -> Tensor:
+    """Bias, RMSNorm, then the rotation of each interleaved pair; one rounding at the end.
+
+    x [B, N, H, d]; bias [H, d]; weight [d] for a norm over each head's channels, [H, d] for one over all heads
+    together, None for no norm; turn [1 or B, N, 1, d/2] complex of length 1 or None for no rotation.
+    """
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    if bias is not None:
+        y = y + bias
+    if weight is not None:
+        axes = (-1,) if weight.dim() == 1 else (-2, -1)
+        y = y * torch.rsqrt(y.square().mean(axes, keepdim=True) + eps) * weight
     if turn is not None:
-        pairs = torch.view_as_complex(y.view(*y.shape[:-1], -1, 2))  # [B, N, H, d/2]
+        pairs = torch.view_as_complex(y.reshape(*y.shape[:-1], -1, 2))  # [B, N, H, d/2]
         y = torch.view_as_real(pairs * turn).flatten(-2)
     return y.to(x.dtype)

@@ -14,7 +14,7 @@ from sky4.encoders.protocols import AudioCodec, TextEncoder, VideoCodec
 from sky4.errors import RequestError, Sky4Failure
 from sky4.model.checkpoint import load_transformer
 from sky4.model.transformer import JointTransformer
-from sky4.ops.joint_attention import BACKENDS
+from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.model_folder import ModelFolder
 
@@ -45,11 +45,18 @@ class Components:
 
         threads: of the CPU; None takes one per physical core. Sums are cut into so many parts, hence it is recorded.
         """
-        if backend not in BACKENDS:
-            raise RequestError(f"--attention-backend {backend} is not available; choose one of {', '.join(BACKENDS)}")
+        if fault := unavailable(backend):
+            raise RequestError(f"--attention-backend {backend} is not available: {fault}")
         folder = ModelFolder.read(path)
         place = choose_device(device)
-        return cls(folder, place, choose_dtype(dtype, place), backend, use_threads(threads))
+        precision = choose_dtype(dtype, place)
+        if backend != "auto":
+            try:
+                head = torch.empty(0, folder.manifest.transformer.head_dim, dtype=precision, device=place)
+                select("joint_attention", head, backend)
+            except ValueError as error:
+                raise RequestError(f"--attention-backend {backend} does not fit: {error}") from None
+        return cls(folder, place, precision, backend, use_threads(threads))
 
     @cached_property
     def transformer(self) -> JointTransformer:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sky4.errors import RequestError
+from sky4.ops.backend import cpu_multiplies_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -39,15 +40,6 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         raise RequestError("--dtype float16 is for CUDA devices; on the CPU use float32 or bfloat16")
     return DTYPES[name]
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 matrix instructions; without them bfloat16 is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False  # no Linux: nothing to know it by
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def use_threads(wanted: int | None = None) -> int:

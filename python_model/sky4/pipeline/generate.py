@@ -22,7 +22,7 @@ from sky4.encoders.protocols import Reference, TextEncoder
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
-from sky4.ops.joint_attention import use_backend
+from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import given_audio, given_video, references, shown_references, video_condition
