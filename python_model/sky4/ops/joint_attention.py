@@ -130,11 +130,16 @@ def _ours(
             break
     scale = queries[0].shape[-1] ** -0.5
     if not runs_directly((*queries, *keys, *values)):
-        out, lse = torch.ops.sky4.joint_attention(list(queries), list(keys), list(values), lengths, scale)
+        given = [_full_length(k) if n is None else n for k, n in zip(keys, lengths, strict=False)]
+        out, lse = torch.ops.sky4.joint_attention(list(queries), list(keys), list(values), given, scale)
         return out, lse
     out, lse = _outputs(queries, want_lse)
     _forward(queries, keys, values, lengths, scale, out, lse if want_lse else None)
     return out, lse
+
+
+def _full_length(keys: Tensor) -> Tensor:
+    return torch.full(keys.shape[:1], keys.shape[1], dtype=torch.int32, device=keys.device)
 
 
 def _outputs(queries: Segments, want_lse: bool = True) -> tuple[Tensor, Tensor]:
@@ -163,19 +168,19 @@ def _forward(
 
 torch.library.define(
     "sky4::joint_attention",
-    "(Tensor[] queries, Tensor[] keys, Tensor[] values, Tensor?[] lengths, float scale) -> (Tensor out, Tensor lse)",
+    "(Tensor[] queries, Tensor[] keys, Tensor[] values, Tensor[] lengths, float scale) -> (Tensor out, Tensor lse)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "sky4::joint_attention_backward",
-    "(Tensor[] queries, Tensor[] keys, Tensor[] values, Tensor?[] lengths, Tensor out, Tensor lse, Tensor grad_out, "
+    "(Tensor[] queries, Tensor[] keys, Tensor[] values, Tensor[] lengths, Tensor out, Tensor lse, Tensor grad_out, "
     "float scale) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
 def _run_forward(
-    queries: list[Tensor], keys: list[Tensor], values: list[Tensor], lengths: list[Tensor | None], scale: float
+    queries: list[Tensor], keys: list[Tensor], values: list[Tensor], lengths: list[Tensor], scale: float
 ) -> tuple[Tensor, Tensor]:
     out, lse = _outputs(queries)
     _forward(queries, keys, values, lengths, scale, out, lse)
@@ -186,7 +191,7 @@ def _run_backward(
     queries: list[Tensor],
     keys: list[Tensor],
     values: list[Tensor],
-    lengths: list[Tensor | None],
+    lengths: list[Tensor],
     out: Tensor,
     lse: Tensor,
     grad_out: Tensor,
@@ -214,19 +219,17 @@ def _gradients(*parts: Segments) -> list[Tensor]:
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     queries, keys, values, lengths, ctx.scale = inputs
-    ctx.counts = len(queries), len(keys)
-    ctx.has_length = [x is not None for x in lengths]
+    ctx.counts = len(queries), len(keys), len(lengths)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*queries, *keys, *values, *(x for x in lengths if x is not None), *output)
+    ctx.save_for_backward(*queries, *keys, *values, *lengths, *output)
 
 
 def _backward(ctx: Any, grad_out: Tensor, _: Tensor | None) -> tuple[list[Any] | None, ...]:
     *saved, out, lse = ctx.saved_tensors
-    n, m = ctx.counts
-    q, k, v, given = saved[:n], saved[n : n + m], saved[n + m : n + 2 * m], iter(saved[n + 2 * m :])
-    lengths = [next(given) if has else None for has in ctx.has_length]
+    n, m, given = ctx.counts
+    q, k, v, lengths = saved[:n], saved[n : n + m], saved[n + m : n + 2 * m], saved[n + 2 * m :]
     grads = torch.ops.sky4.joint_attention_backward(q, k, v, lengths, out, lse, grad_out, ctx.scale)
-    return grads[:n], grads[n : n + m], grads[n + m :], [None] * len(lengths), None
+    return grads[:n], grads[n : n + m], grads[n + m :], [None] * given, None
 
 
 torch.library.register_autograd("sky4::joint_attention", _backward, setup_context=_keep)

@@ -100,7 +100,9 @@ def _ours(
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(result, the cubes' means, or an empty tensor without `starts`)."""
-    real = None if turn is None else torch.view_as_real(turn)[:, :, 0]  # [1 or B, N, d/2, 2]
+    real = None
+    if turn is not None:
+        real = torch.view_as_real(turn)[:, :, 0].float().contiguous()  # [1 or B, N, d/2, 2]
     if out is None and not runs_directly([t for t in (x, weight, bias, real) if t is not None]):
         made, means = torch.ops.sky4.qk_norm_rope(x, weight, real, bias, order, starts, eps)
         return made, means
@@ -131,7 +133,7 @@ def _forward(
         out,
         bias=_parameter(bias, x),
         weight=_parameter(weight, x),
-        turn=None if real is None else real.float().contiguous(),
+        turn=real,
         order=order,
         starts=starts,
         pooled=None if starts is None else pooled,
@@ -156,6 +158,12 @@ torch.library.define(
     "-> (Tensor out, Tensor pooled)",
     tags=torch.Tag.pt2_compliant_tag,
 )
+torch.library.define(
+    "sky4::qk_norm_rope_backward",
+    "(Tensor grad, Tensor? pooled_grad, Tensor x, Tensor? weight, Tensor? turn, Tensor? bias, Tensor? order, "
+    "Tensor? starts, float eps) -> (Tensor x_grad, Tensor weight_grad)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
 
 
 def _run(
@@ -172,7 +180,43 @@ def _run(
     return out, pooled
 
 
+def _run_backward(
+    grad: Tensor,
+    pooled_grad: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    turn: Tensor | None,
+    bias: Tensor | None,
+    order: Tensor | None,
+    starts: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    x_grad, weight_grad = _gradient_outputs(x, weight)
+    native().qk_norm_rope_backward(
+        dense_rows(x),
+        dense_rows(grad),
+        x_grad,
+        bias=_parameter(bias, x),
+        weight=_parameter(weight, x),
+        turn=turn,
+        order=order,
+        starts=None if pooled_grad is None else starts,
+        grad_pooled=None if pooled_grad is None else dense_rows(pooled_grad),
+        grad_weight=None if weight is None else weight_grad,
+        eps=eps,
+    )
+    return x_grad, weight_grad
+
+
+def _gradient_outputs(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(0 if weight is None else weight.shape, dtype=torch.float32)
+
+
 torch.library.impl("sky4::qk_norm_rope", ("cpu", "cuda"), _run)
+torch.library.impl("sky4::qk_norm_rope_backward", "cpu", _run_backward)
+torch.library.register_fake(
+    "sky4::qk_norm_rope_backward", lambda grad, pooled, x, weight, *_: _gradient_outputs(x, weight)
+)
 torch.library.register_fake("sky4::qk_norm_rope", lambda x, *rest: _outputs(x, rest[4]))
 
 
@@ -181,17 +225,24 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad: Tensor | None, pooled_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, weight, real, bias, order, starts = ctx.saved_tensors
-    turn = None if real is None else torch.view_as_complex(real)[:, :, None]
-    if starts is not None and pooled_grad is not None:
-        sizes = starts.diff()
-        spread = (pooled_grad / sizes[:, None, None]).repeat_interleave(sizes, dim=1, output_size=x.shape[1])
-        grad = spread if grad is None else grad + spread
-    assert grad is not None  # of one of the outputs at least
-    if order is not None:
-        grad = torch.empty_like(grad).index_copy_(1, order, grad)
-    x_grad, weight_grad, bias_grad = _gradients(grad, x, weight, turn, bias, ctx.eps)
+def _backward(ctx: Any, grad: Tensor, pooled_grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, turn, bias, order, starts = ctx.saved_tensors
+    means = None if starts is None else pooled_grad
+    if x.device.type != "cuda":
+        x_grad, made = torch.ops.sky4.qk_norm_rope_backward(
+            grad, means, x, weight, turn, bias, order, starts, ctx.eps
+        )
+        weight_grad = None if weight is None else made.to(weight.dtype)
+        bias_grad = None if bias is None else x_grad.sum((0, 1), dtype=torch.float32).to(bias.dtype)
+    else:
+        if means is not None:
+            sizes = starts.diff()
+            share = (means / sizes[:, None, None]).repeat_interleave(sizes, dim=1, output_size=x.shape[1])
+            grad = grad + share
+        if order is not None:
+            grad = torch.empty_like(grad).index_copy_(1, order, grad)
+        rotation = None if turn is None else torch.view_as_complex(turn)[:, :, None]
+        x_grad, weight_grad, bias_grad = _gradients(grad, x, weight, rotation, bias, ctx.eps)
     return x_grad, weight_grad, None, bias_grad, None, None, None
 
 
