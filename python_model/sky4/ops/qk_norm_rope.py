@@ -229,9 +229,7 @@ def _backward(ctx: Any, grad: Tensor, pooled_grad: Tensor) -> tuple[Tensor | Non
     x, weight, turn, bias, order, starts = ctx.saved_tensors
     means = None if starts is None else pooled_grad
     if x.device.type != "cuda":
-        x_grad, made = torch.ops.sky4.qk_norm_rope_backward(
-            grad, means, x, weight, turn, bias, order, starts, ctx.eps
-        )
+        x_grad, made = torch.ops.sky4.qk_norm_rope_backward(grad, means, x, weight, turn, bias, order, starts, ctx.eps)
         weight_grad = None if weight is None else made.to(weight.dtype)
         bias_grad = None if bias is None else x_grad.sum((0, 1), dtype=torch.float32).to(bias.dtype)
     else:
