@@ -97,12 +97,15 @@ def compacted(keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor
 
     Attention does not ask for the order of its keys, so a mask [B, L] bool of any form becomes a length [B] int32.
     What counts keeps its order. No values are looked at on a GPU; on the CPU, where it costs nothing to look, a mask
-    that has the form already leaves the keys where they lie.
+    that has the form already leaves the keys where they lie, and one of which all count is no mask.
     """
     if mask is None:
         return keys, values, None
+    looks = mask.device.type == "cpu" and runs_directly((mask,))
+    if looks and bool(mask.all()):
+        return keys, values, None
     lengths = mask.sum(1, dtype=torch.int32)
-    if mask.device.type == "cpu" and runs_directly((mask,)) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+    if looks and bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return keys, values, lengths
     order = mask.argsort(dim=1, descending=True, stable=True)[:, :, None, None].expand(keys.shape)
     return keys.gather(1, order), values.gather(1, order), lengths
@@ -123,14 +126,12 @@ def _ours(
 ) -> tuple[Tensor, Tensor]:
     """(out [B, L, H, d], lse [B, H, L], or out once more where nobody wants it)."""
     lengths: list[Tensor | None] = []
-    for mask in masks:
-        if mask is not None:
-            triples = [compacted(*triple) for triple in zip(keys, values, masks, strict=True)]
-            keys, values, lengths = ([triple[i] for triple in triples] for i in range(3))  # type: ignore[assignment]
-            break
+    if any(mask is not None for mask in masks):
+        triples = [compacted(*triple) for triple in zip(keys, values, masks, strict=True)]
+        keys, values, lengths = ([triple[i] for triple in triples] for i in range(3))  # type: ignore[assignment]
     scale = queries[0].shape[-1] ** -0.5
     if not runs_directly((*queries, *keys, *values)):
-        given = [_full_length(k) if n is None else n for k, n in zip(keys, lengths, strict=False)]
+        given = [_full_length(k) if n is None else n for k, n in zip(keys, lengths, strict=False)]  # none at all: []
         out, lse = torch.ops.sky4.joint_attention(list(queries), list(keys), list(values), given, scale)
         return out, lse
     out, lse = _outputs(queries, want_lse)
