@@ -36,7 +36,8 @@ Baseline = Annotated[
     Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with this earlier --out of the same device.")
 ]
 FailOver = Annotated[
-    str | None, typer.Option("--fail-over", metavar="P%", help="Exit with 1 where ours is slower than --baseline by more.")
+    str | None,
+    typer.Option("--fail-over", metavar="P%", help="Exit with 1 where ours is slower than --baseline by more."),
 ]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Write a Chrome trace with one call of each row.")
@@ -198,9 +199,7 @@ def quality(
     with _session(context, dtype="float32", attention_backend="reference") as session:
         from sky4.bench.quality import measure_quality, options_for
 
-        options = options_for(
-            request, lambda kind: session.components(model, kind), session.setting.device
-        )
+        options = options_for(request, lambda kind: session.components(model, kind), session.setting.device)
         session.told |= {"rounds": rounds, "prompt": prompt}
         rows, missing = measure_quality(options, rounds, session.say, session.trace)
         session.rows += rows

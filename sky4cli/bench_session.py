@@ -102,13 +102,9 @@ class BenchSession:
     def components(self, model: Path | None, dtype: str | None = None) -> Components:
         """The networks of a model folder, in this run's dtype or another, on its device and attention backend."""
         wanted = dtype or str(self.setting.dtype).removeprefix("torch.")
-        return Components.load(
-            model or BUNDLED, str(self.setting.device), wanted, self.setting.backend, self._threads
-        )
+        return Components.load(model or BUNDLED, str(self.setting.device), wanted, self.setting.backend, self._threads)
 
-    def run_cases(
-        self, todo: Sequence[cases.Case], budget: float, dtypes: Sequence[torch.dtype] | None = None
-    ) -> None:
+    def run_cases(self, todo: Sequence[cases.Case], budget: float, dtypes: Sequence[torch.dtype] | None = None) -> None:
         """Measure them beside the roofs of the machine. dtypes: those of the cases, where it is not the run's alone."""
         stopwatch = stopwatch_for(self.setting.device)
         roofs = Roofs(self.setting.device, dtypes or [self.setting.dtype], stopwatch)

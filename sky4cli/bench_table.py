@@ -68,7 +68,9 @@ def rows_tables(rows: Sequence[Row]) -> list[Table]:
         cases.setdefault(row.case, []).append(row)
     tables = []
     for case, its in cases.items():
-        table = Table(box=None, title=case, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(
+            box=None, title=case, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+        )
         table.add_column("", min_width=min(subjects, SUBJECT), max_width=SUBJECT, overflow="fold")
         for (name, _), width in zip(filled, widths, strict=True):
             table.add_column(name, justify="right", no_wrap=True, min_width=width, header_style="dim")

@@ -6,6 +6,7 @@ B = 1, C latent channels, T -> T2 latent frames, h, w -> H, W latent grid, K key
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +40,17 @@ def assemble_cases(shape: LatentShape, setting: Setting, kernels: set[str]) -> l
 
         def error(found: Tensor) -> float:
             exactly = latent_assemble_reference(
-                *(x.double() for x in (low, noise, keyframes)), indices, source.double(), keep_mask
+                low.double(), noise.double(), keyframes.double(), indices, source.double(), keep_mask
             )
             return exact.max_error(found, exactly)
 
-        told = {"error": error, "error_of": "output, all cells"}
+        told: dict[str, Any] = {"error": error, "error_of": "output, all cells"}
         return Built(
             {
                 OURS: Candidate(
-                    lambda: ours.assemble(low, noise, keyframes, indices, source, keep_mask, setting.backend), **told
+                    lambda: ours.assemble(low, noise, keyframes, indices, source, keep_mask, setting.backend),
+                    backend=ours.backend_of("latent_assemble", low, setting.backend),
+                    **told,
                 ),
                 "torch composition": Candidate(
                     lambda: _composed(low, noise, keyframes, indices.to(low.device), source, keep_mask), **told

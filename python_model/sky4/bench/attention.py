@@ -23,6 +23,7 @@ from sky4.model.rope import rotation
 
 THETA = 256.0  # the published base; the rate does not depend on it
 BACKWARD = 2.5  # flop of the backward to those of the forward: five products instead of two
+Told = Callable[[Callable[[Any], Tensor]], dict[str, Any]]
 COPIES = 14  # of one stream that a case holds at once: inputs, prepared, joined and reordered ones, outputs
 
 
@@ -36,8 +37,13 @@ class Streams:
     keys: tuple[int, ...]
 
     @property
+    def pairs(self) -> int:
+        """Queries times keys, of all heads."""
+        return self.heads * sum(self.queries) * sum(self.keys)
+
+    @property
     def flop(self) -> int:
-        return 4 * self.heads * self.channels * sum(self.queries) * sum(self.keys)
+        return 4 * self.channels * self.pairs
 
     def bytes(self, dtype: torch.dtype) -> int:
         """Queries and output, keys and values: each once."""
@@ -82,8 +88,14 @@ def _plain(name: str, streams: Streams, setting: Setting) -> Case:
 
     def build() -> Built:
         q, k, v = _inputs(streams, setting)
-        told = _errors(q, k, v)
-        candidates = {OURS: Candidate(lambda: ours.attention(q, k, v, setting.backend), **told(_joined), **_by(q, setting))}
+
+        def truth(rows: Tensor) -> Tensor:
+            return exact.attention(_joined(q), _joined(k), _joined(v), rows)
+
+        told = _against("output", truth, sum(streams.queries), streams.pairs)
+        candidates = {
+            OURS: Candidate(lambda: ours.attention(q, k, v, setting.backend), **told(_joined), **_by(q, setting))
+        }
         joined = [_heads_first(x) for x in (q, k, v)]
         missing = _add_rivals(candidates, joined, setting, told(_tokens_first))
         return Built(candidates, missing)
@@ -120,17 +132,14 @@ def _backward(name: str, streams: Streams, setting: Setting) -> Case:
 
     def build() -> Built:
         q, k, v = ([x.requires_grad_() for x in part] for part in _inputs(streams, setting))
-        tokens, keys = sum(streams.queries), sum(streams.keys)
+        tokens = sum(streams.queries)
         out_grad = setting.randn(1, tokens, streams.heads, streams.channels, generator=setting.generator)
-        rows = exact.checked_rows(streams.heads, tokens, keys)
 
-        def told(finish: Callable[[Any], Tensor]) -> dict[str, Any]:
-            def error(found: Any) -> float:
-                joined = (torch.cat(part, 1).detach() for part in (q, k, v))
-                return exact.max_error(finish(found)[:, rows], exact.query_gradient(*joined, out_grad, rows))
+        def truth(rows: Tensor) -> Tensor:
+            joined = [_joined(part).detach() for part in (q, k, v)]
+            return exact.query_gradient(joined[0], joined[1], joined[2], out_grad, rows)
 
-            return {"error": error, "error_of": f"gradient of the queries, {exact.told_rows(rows, tokens)}"}
-
+        told = _against("gradient of the queries", truth, tokens, streams.pairs)
         candidates: dict[str, Candidate] = {}
         missing: dict[str, str] = {}
 
@@ -165,16 +174,10 @@ def _prepared(name: str, streams: Streams, setting: Setting) -> Case:
         def ready(x: list[Tensor]) -> list[Tensor]:
             return [exact.norm_rope(part, weight, turn, NORM_EPS) for part, turn in zip(x, turns, strict=True)]
 
-        def told(finish: Callable[[Any], Tensor]) -> dict[str, Any]:
-            tokens = sum(streams.queries)
-            rows = exact.checked_rows(streams.heads, tokens, tokens)
+        def truth(rows: Tensor) -> Tensor:
+            return exact.attention(_joined(ready(q)), _joined(ready(k)), _joined(v), rows)
 
-            def error(found: Any) -> float:
-                joined = (torch.cat(part, 1) for part in (ready(q), ready(k), v))
-                return exact.max_error(finish(found)[:, rows], exact.attention(*joined, rows))
-
-            return {"error": error, "error_of": f"output, {exact.told_rows(rows, tokens)}"}
-
+        told = _against("output", truth, sum(streams.queries), streams.pairs)
         candidates = {
             OURS: Candidate(
                 lambda: ours.prepared_attention(q, k, v, weight, turns, NORM_EPS, setting.backend),
@@ -207,8 +210,10 @@ def _compose(
     turns: list[Tensor | None],
 ) -> Tensor:
     """As it is written without fused kernels: the opponent that users have."""
-    joined = (torch.cat([norm_rope(x, weight, t, NORM_EPS) for x, t in zip(part, turns, strict=True)], 1) for part in (q, k))
-    q_all, k_all = joined
+    q_all, k_all = (
+        torch.cat([norm_rope(x, weight, turn, NORM_EPS) for x, turn in zip(part, turns, strict=True)], 1)
+        for part in (q, k)
+    )
     return attend(q_all.transpose(1, 2), k_all.transpose(1, 2), torch.cat(v, 1).transpose(1, 2))
 
 
@@ -273,21 +278,20 @@ def _weight(streams: Streams, setting: Setting) -> Tensor:
     return setting.randn(streams.channels, generator=setting.generator) * 0.1 + 1
 
 
-def _errors(q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> Callable[[Callable[[Any], Tensor]], dict[str, Any]]:
-    tokens, keys = (sum(x.shape[1] for x in part) for part in (q, k))
-    rows = exact.checked_rows(q[0].shape[2], tokens, keys)
+def _against(what: str, truth: Callable[[Tensor], Tensor], queries: int, pairs: int) -> Told:
+    """How a candidate's error is found: `finish` brings what it returned to [1, N, H, d], `truth` gives some rows."""
+    rows = exact.checked_rows(queries, pairs)
 
     def told(finish: Callable[[Any], Tensor]) -> dict[str, Any]:
         def error(found: Any) -> float:
-            joined = (torch.cat(part, 1) for part in (q, k, v))
-            return exact.max_error(finish(found)[:, rows], exact.attention(*joined, rows))
+            return exact.max_error(finish(found)[:, rows], truth(rows))
 
-        return {"error": error, "error_of": f"output, {exact.told_rows(rows, tokens)}"}
+        return {"error": error, "error_of": f"{what}, {exact.told_rows(rows, queries)}"}
 
     return told
 
 
-def _by(q: list[Tensor], setting: Setting) -> dict[str, str]:
+def _by(q: list[Tensor], setting: Setting) -> dict[str, Any]:
     return {"backend": ours.backend_of("joint_attention", q[0], setting.backend)}
 
 

@@ -13,9 +13,9 @@ WHOLE_PAIRS = 2**24  # query-key pairs of all heads up to which every row is che
 ROWS = 64  # checked beyond that, evenly spaced, first and last among them
 
 
-def checked_rows(heads: int, queries: int, keys: int) -> Tensor:
-    """Indices of the query rows whose output is compared."""
-    if heads * queries * keys <= WHOLE_PAIRS or queries <= ROWS:
+def checked_rows(queries: int, pairs: int) -> Tensor:
+    """Indices of the query rows whose output is compared; pairs: queries times keys, of all heads."""
+    if pairs <= WHOLE_PAIRS or queries <= ROWS:
         return torch.arange(queries)
     return torch.linspace(0, queries - 1, ROWS, dtype=torch.float64).round().long()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +84,8 @@ class Peak:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        try:
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # lets the kernel forget the process's earlier peak
-        except OSError:
-            pass
 
     def bytes(self) -> int:
         if self._device.type == "cuda":

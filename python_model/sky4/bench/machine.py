@@ -15,7 +15,8 @@ import torch
 
 from sky4 import __version__
 from sky4.bench.timing import Stopwatch, Timing
-from sky4.pipeline.devices import cpu_multiplies_bf16, physical_cores
+from sky4.ops.backend import cpu_multiplies_bf16
+from sky4.pipeline.devices import physical_cores, processor
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 ROOF_SECONDS = 0.5  # for one visit; there is one before every case and one after the last
@@ -49,16 +50,6 @@ def environment(device: torch.device, dtype: torch.dtype, seed: int) -> dict[str
     }
 
 
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def _isa() -> str | None:
     """The instruction set that the extension chose; None without the extension."""
     try:
@@ -79,7 +70,9 @@ def _commit() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(
+            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

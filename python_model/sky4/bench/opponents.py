@@ -57,7 +57,11 @@ def _fault(call: Attention, device: torch.device, dtype: torch.dtype, channels: 
         call(x, x, x)
     except (RuntimeError, NotImplementedError) as error:
         said = first_sentence(error)
-        return f"torch has no such kernel for {device.type} in {dtype}" if said.startswith(("No available", "No viable")) else said
+        return (
+            f"torch has no such kernel for {device.type} in {dtype}"
+            if said.startswith(("No available", "No viable"))
+            else said
+        )
     return None
 
 

@@ -127,5 +127,3 @@ def mel_filters(rate: int) -> Tensor:
     rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     return torch.minimum(rising, falling).clamp_min(0)
-
-

@@ -68,7 +68,9 @@ def _clip(width: int, height: int, seconds: int, fps: Fraction) -> ClipGeometry:
     return ClipGeometry(width, height, frames_for(Fraction(seconds), fps), fps)
 
 
-def _scale(name: str, config: TransformerConfig, clip: ClipGeometry, low: ClipGeometry | None, text: int) -> list[Shape]:
+def _scale(
+    name: str, config: TransformerConfig, clip: ClipGeometry, low: ClipGeometry | None, text: int
+) -> list[Shape]:
     """A clip's three shapes; `low`: the clip that the refiner starts from."""
     keep = -(-cubes_of(clip.grid) * KEEP_SHARE.numerator // KEEP_SHARE.denominator)
     shapes: list[Shape] = [

@@ -104,36 +104,40 @@ def _fine(shape: CubeShape, setting: Setting) -> Case:
         q, k, v, text_k, text_v = _inputs(shape, setting)
         chosen = Selection(shape, setting)
         text = (text_k, text_v) if shape.text else None
-        rows = exact.checked_rows(shape.heads, q.shape[1], q.shape[1])
+        rows = exact.checked_rows(q.shape[1], shape.heads * q.shape[1] ** 2)
         all_k, all_v = torch.cat([k, text_k], 1), torch.cat([v, text_v], 1)
 
         def error(found: Tensor) -> float:
             truth = exact.attention(q, all_k, all_v, rows, chosen.allowed(rows, shape.text))
             return exact.max_error(found[:, rows], truth)
 
-        told: dict[str, Any] = {"error": error, "error_of": f"output, {exact.told_rows(rows, q.shape[1])}"}
-        by = {"backend": ours.backend_of("block_sparse_attention", q, setting.backend)}
+        what = f"output, {exact.told_rows(rows, q.shape[1])}"
+        served = ours.backend_of("block_sparse_attention", q, setting.backend)
         flop = 4 * shape.channels * (chosen.pairs() + shape.heads * _tokens(shape) * shape.text)
         dense_flop = 4 * shape.heads * shape.channels * q.shape[1] * all_k.shape[1]
         keys, values = ([k, text_k], [v, text_v]) if shape.text else ([k], [v])
         candidates = {
             OURS: Candidate(
-                lambda: ours.block_sparse(q, k, v, chosen.bits, chosen.starts, text, setting.backend), flop=flop, **told, **by
+                lambda: ours.block_sparse(q, k, v, chosen.bits, chosen.starts, text, setting.backend),
+                error,
+                what,
+                flop,
+                served,
             ),
             DENSE: Candidate(lambda: ours.attention([q], keys, values, setting.backend), flop=dense_flop),
-            GATHERED: Candidate(gathered(q, k, v, chosen, text), flop=flop, **told),
+            GATHERED: Candidate(gathered(q, k, v, chosen, text), error, what, flop),
         }
         missing = {}
         mask = shape.heads * q.shape[1] * all_k.shape[1]
         if mask <= MASK_BYTES:
-            candidates[MASKED] = Candidate(_masked(q, all_k, all_v, chosen, shape.text), flop=dense_flop, **told)
+            candidates[MASKED] = Candidate(_masked(q, all_k, all_v, chosen, shape.text), error, what, dense_flop)
         else:
             missing[MASKED] = f"its mask would take {mask / 2**30:.0f} GiB"
         flex = _flex(q, k, v, chosen, shape, setting)
         if isinstance(flex, str):
             missing["FlexAttention"] = flex
         else:
-            candidates["FlexAttention"] = Candidate(flex, flop=flop, **told)
+            candidates["FlexAttention"] = Candidate(flex, error, what, flop)
         return Built(candidates, missing)
 
     return _case(f"block_sparse_attention {_title(shape)}", shape, setting, build)
@@ -189,8 +193,8 @@ def gathered(
 def _masked(q: Tensor, k: Tensor, v: Tensor, chosen: Selection, text: int) -> Callable[[], Tensor]:
     """Dense SDPA under the selection's mask."""
     mask = chosen.allowed(torch.arange(q.shape[1]), text)[None]
-    joined = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
-    return lambda: F.scaled_dot_product_attention(*joined, attn_mask=mask).transpose(1, 2)
+    queries, keys, values = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    return lambda: F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2)
 
 
 def _flex(
@@ -208,9 +212,9 @@ def _flex(
     # the lists are of full blocks: nothing inside them is masked
     empty = torch.zeros_like(count)
     mask = BlockMask.from_kv_blocks(empty, padded, count, padded, BLOCK_SIZE=CUBE)
-    joined = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
-    attend = torch.compile(flex_attention, dynamic=False)
-    return lambda: attend(*joined, block_mask=mask).transpose(1, 2)
+    queries, keys, values = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    attend: Any = torch.compile(flex_attention, dynamic=False)
+    return lambda: attend(queries, keys, values, block_mask=mask).transpose(1, 2)
 
 
 def _backward(shape: CubeShape, setting: Setting) -> Case:
@@ -222,7 +226,7 @@ def _backward(shape: CubeShape, setting: Setting) -> Case:
         text = (text_k, text_v) if shape.text else None
         leaves = [q, k, v, *(text or ())]
         out_grad = setting.randn(*q.shape, generator=setting.generator)
-        rows = exact.checked_rows(shape.heads, q.shape[1], q.shape[1])
+        rows = exact.checked_rows(q.shape[1], shape.heads * q.shape[1] ** 2)
 
         def error(grads: Any) -> float:
             all_k, all_v = torch.cat([k, text_k], 1).detach(), torch.cat([v, text_v], 1).detach()
@@ -235,9 +239,7 @@ def _backward(shape: CubeShape, setting: Setting) -> Case:
         told["error_of"] = f"gradient of the queries, {exact.told_rows(rows, q.shape[1])}"
         with torch.enable_grad():
             out = ours.block_sparse(q, k, v, chosen.bits, chosen.starts, text, setting.backend)
-            candidates[OURS] = Candidate(
-                lambda: torch.autograd.grad(out, leaves, out_grad, retain_graph=True), **told
-            )
+            candidates[OURS] = Candidate(lambda: torch.autograd.grad(out, leaves, out_grad, retain_graph=True), **told)
             kept = shape.heads * len(chosen.sizes) * shape.keep * CUBE * shape.channels * setting.dtype.itemsize
             if 2 * kept <= MASK_BYTES:
                 other = gathered(q, k, v, chosen, text)()

@@ -32,9 +32,7 @@ class Timing:
     def of(cls, samples: list[float], warmup: int) -> Timing:
         """Of at least one sample; the percentiles are interpolated linearly."""
         ordered = sorted(samples)
-        return cls(
-            warmup, len(ordered), statistics.median(ordered), percentile(ordered, 0.1), percentile(ordered, 0.9)
-        )
+        return cls(warmup, len(ordered), statistics.median(ordered), percentile(ordered, 0.1), percentile(ordered, 0.9))
 
 
 def percentile(ordered: list[float], share: float) -> float:
