@@ -25,7 +25,6 @@ from sky4.bench.record import (
 from sky4.bench.timing import stopwatch_for
 from sky4.bench.trace import Trace
 from sky4.errors import RequestError, Sky4Failure
-from sky4.media.destination import whole_or_nothing
 from sky4.pipeline.components import Components
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.model_folder import BUNDLED
@@ -120,9 +119,7 @@ class BenchSession:
         if self._baseline is not None:
             document.changes = compare(document.rows, self._baseline)
         if (out := options["out"]) is not None:
-            text = json.dumps(document.to_dict(), indent=1) + "\n"
-            with whole_or_nothing(out, options["force"]) as partial:
-                partial.write_text(text, "utf-8")
+            _write(out, json.dumps(document.to_dict(), indent=1) + "\n")
         self.trace.write()
         if options["as_json"]:
             self._reporter.record(document.to_dict())
@@ -142,6 +139,18 @@ class BenchSession:
                     f"{len(slower)} of {len(document.changes)} rows are slower than --fail-over {options['fail_over']} "
                     f"allows; most of all {worst.case}, by {100 * worst.share:.1f} %"
                 )
+
+
+def _write(path: Path, text: str) -> None:
+    """Under a temporary name first, so that the file is never half written."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise Sky4Failure(f"--out {path} could not be written: {error.strerror}; choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check_target(flag: str, path: Path, force: bool) -> None:

@@ -36,9 +36,9 @@ class CompiledKernel:
     shared_bytes: int
 
 
-def read_log(checkout: Path = CHECKOUT) -> list[CompiledKernel]:
+def read_log(checkout: Path | None = None) -> list[CompiledKernel]:
     """The kernels of the checkout's last build. RequestError where there is no log, or no kernel in it."""
-    log = checkout / LOG
+    log = (checkout or CHECKOUT) / LOG
     try:
         text = log.read_text("utf-8", errors="replace")
     except OSError:
