@@ -65,7 +65,9 @@ def kernels(
     backward: Annotated[bool, typer.Option("--backward", help="Measure the gradients of attention too.")] = False,
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Let FlexAttention be compiled; by default on CUDA devices."),
+        typer.Option(
+            "--compile/--no-compile", help="FlexAttention for all cases or none; by default the large ones on CUDA."
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the roofline: .png or .svg.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,8 @@ from sky4.pipeline.model_folder import BUNDLED
 from sky4cli.bench_table import show_changes, show_document
 from sky4cli.console import Reporter
 
+WORTH_COMPILING = 1e11  # flop: a case that small is over before the compiler has begun
+
 
 class BenchSession:
     """Use as a context: what the command measured is shown, written and compared when it ends without an error.
@@ -45,13 +48,12 @@ class BenchSession:
         device = choose_device(options["device"])
         ours.check_backend("--attention-backend", options["attention_backend"])
         self._threads = use_threads(options["threads"])
-        compiled = options.get("compiled")
         self.setting = cases.Setting(
             device,
             choose_dtype(options["dtype"], device),
             options["seed"],
             options["attention_backend"],
-            device.type == "cuda" if compiled is None else compiled,
+            _compile_from(device, options.get("compiled")),
         )
         self._document = Document(command, environment(device, self.setting.dtype, self.setting.seed), {})
         self._baseline = None
@@ -111,7 +113,7 @@ class BenchSession:
         self.rows += rows
         self.not_run += not_run
         self._document.roofs += [roof.to_dict() for roof in roofs.all]
-        self.told |= {"budget_seconds": budget, "flex_compiled": self.setting.compile}
+        self.told |= {"budget_seconds": budget, "flex_compiled_from_flop": _finite(self.setting.compile_from)}
 
     def _finish(self) -> None:
         options, document = self._options, self._document
@@ -139,6 +141,17 @@ class BenchSession:
                     f"{len(slower)} of {len(document.changes)} rows are slower than --fail-over {options['fail_over']} "
                     f"allows; most of all {worst.case}, by {100 * worst.share:.1f} %"
                 )
+
+
+def _compile_from(device: torch.device, wanted: bool | None) -> float:
+    """Flop of a case from which on FlexAttention is compiled for it."""
+    if wanted is None:
+        return WORTH_COMPILING if device.type == "cuda" else math.inf
+    return 0.0 if wanted else math.inf
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from sky4.bench.sparse import Selection, gathered
 from sky4.ops.assemble_reference import latent_assemble_reference
 from sky4.ops.cubes import bits_to_mask
 
-SETTING = Setting(torch.device("cpu"), torch.float32, 0, "reference", False)
+SETTING = Setting(torch.device("cpu"), torch.float32, 0, "reference", math.inf)
 
 
 def random(*shape: int) -> torch.Tensor:

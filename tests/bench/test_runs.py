@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from sky4.bench.tower import DIFFUSERS, TowerSize, tower_case
 from sky4.errors import RequestError
 
 CPU = torch.device("cpu")
-SETTING = Setting(CPU, torch.float32, 0, "torch", False)
+SETTING = Setting(CPU, torch.float32, 0, "torch", math.inf)
 
 
 def quiet(*_: object) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sky4.bench import exact, ours
 from sky4.bench.cases import OURS, Built, Candidate, Case, Setting
-from sky4.bench.opponents import Attention, norm_rope, rivals
+from sky4.bench.opponents import Attention, norm_rope, rivals, sdpa_rivals
 from sky4.bench.shapes import AttentionShape
 from sky4.conditioning.tokens import video_positions
 from sky4.model.layers import NORM_EPS
@@ -97,17 +97,17 @@ def _plain(name: str, streams: Streams, setting: Setting) -> Case:
             OURS: Candidate(lambda: ours.attention(q, k, v, setting.backend), **told(_joined), **_by(q, setting))
         }
         joined = [_heads_first(x) for x in (q, k, v)]
-        missing = _add_rivals(candidates, joined, setting, told(_tokens_first))
+        missing = _add_rivals(candidates, joined, told(_tokens_first), streams.flop >= setting.compile_from)
         return Built(candidates, missing)
 
     return _case(name, streams, setting, build)
 
 
 def _add_rivals(
-    candidates: dict[str, Candidate], joined: list[Tensor], setting: Setting, told: dict[str, Any]
+    candidates: dict[str, Candidate], joined: list[Tensor], told: dict[str, Any], compiled: bool
 ) -> dict[str, str]:
     missing = {}
-    for rival, found in rivals(setting.device, setting.dtype, joined[0].shape[-1], setting.compile).items():
+    for rival, found in rivals(joined[0], joined[1], joined[2], compiled).items():
         if isinstance(found, str):
             missing[rival] = found
         elif reason := _too_large(rival, joined):
@@ -152,7 +152,7 @@ def _backward(name: str, streams: Streams, setting: Setting) -> Case:
             out = _joined(ours.attention(q, k, v, setting.backend))
             add(OURS, out, [*q, *k, *v], lambda grads: torch.cat(grads[: len(q)], 1))
             leaves = [_heads_first(x).detach().requires_grad_() for x in (q, k, v)]
-            for rival, found in rivals(setting.device, setting.dtype, streams.channels, setting.compile).items():
+            for rival, found in rivals(leaves[0], leaves[1], leaves[2], streams.flop >= setting.compile_from).items():
                 reason = found if isinstance(found, str) else _too_large(rival, leaves)
                 if not reason and not isinstance(found, str):
                     add(rival, found(*leaves), leaves, lambda grads: grads[0].transpose(1, 2))
@@ -186,9 +186,9 @@ def _prepared(name: str, streams: Streams, setting: Setting) -> Case:
             )
         }
         missing = {}
-        for rival, found in rivals(setting.device, setting.dtype, streams.channels, False).items():
-            if not rival.startswith("torch SDPA") or rival.endswith("math"):
-                continue  # attention alone compares all of them
+        for rival, found in sdpa_rivals(setting.device, setting.dtype, streams.channels).items():
+            if rival.endswith("math"):
+                continue  # attention alone shows how slow it is
             subject = f"torch norm + rope + cat + {rival.removeprefix('torch ')}"
             if isinstance(found, str):
                 missing[subject] = found

@@ -28,14 +28,14 @@ class Setting:
     dtype: torch.dtype
     seed: int
     backend: str
-    compile: bool  # whether FlexAttention may be compiled
+    compile_from: float  # flop of a case from which on FlexAttention is compiled for it; infinite: never
 
     @property
     def generator(self) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.seed)
 
     def randn(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, device=self.device, dtype=torch.float32).to(self.dtype)
+        return torch.randn(*shape, generator=generator, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -201,12 +201,3 @@ def _release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def settings_dict(setting: Setting, budget: float) -> dict[str, Any]:
-    return {
-        "dtype": dtype_name(setting.dtype),
-        "attention_backend": setting.backend,
-        "budget_seconds": budget,
-        "flex_compiled": setting.compile,
-    }

@@ -26,6 +26,7 @@ SDPA = {
     "math": SDPBackend.MATH,
 }
 FLEX, FLASH_ATTN = "FlexAttention", "flash_attn"
+NOT_COMPILED = "uncompiled it only shows what it computes; --compile compiles it for every case"
 
 
 def sdpa(backend: str) -> Attention:
@@ -39,14 +40,23 @@ def sdpa(backend: str) -> Attention:
     return call
 
 
-def rivals(device: torch.device, dtype: torch.dtype, channels: int, compiled: bool) -> dict[str, Attention | str]:
-    """All of them by name: the function, or the reason why it cannot run here."""
+def rivals(q: Tensor, k: Tensor, v: Tensor, compiled: bool) -> dict[str, Attention | str]:
+    """All of them by name: the function, or the reason why it cannot run on these tensors.
+
+    compiled: whether FlexAttention is worth its compilation, which happens here.
+    """
+    found = sdpa_rivals(q.device, q.dtype, q.shape[-1])
+    found[FLEX] = compiled_flex(q, k, v) if compiled else NOT_COMPILED
+    found[FLASH_ATTN] = _flash_attn(q.device)
+    return found
+
+
+def sdpa_rivals(device: torch.device, dtype: torch.dtype, channels: int) -> dict[str, Attention | str]:
+    """Torch's SDPA by backend: the function, or the reason why it has none for these heads."""
     found: dict[str, Attention | str] = {}
     for backend in SDPA:
         call = sdpa(backend)
         found[f"torch SDPA {backend}"] = call if (why := _fault(call, device, dtype, channels)) is None else why
-    found[FLEX] = _flex(device, compiled)
-    found[FLASH_ATTN] = _flash_attn(device)
     return found
 
 
@@ -65,14 +75,17 @@ def _fault(call: Attention, device: torch.device, dtype: torch.dtype, channels: 
     return None
 
 
-def _flex(device: torch.device, compiled: bool) -> Attention | str:
-    if not compiled:
-        return "uncompiled it only shows what it computes; let it be compiled with --compile"
+def compiled_flex(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Attention | str:
+    """FlexAttention compiled for just these tensors, or why it cannot be."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "triton, which compiles it, is not installed"
-    return torch.compile(flex_attention, dynamic=False)
+    torch._dynamo.reset()  # of one function only so many compiled forms are kept
+    attend: Any = torch.compile(flex_attention, dynamic=False)
+    try:
+        attend(q, k, v, **options)
+    except Exception as error:  # compilers fail in many ways, and none of them is ours
+        return first_sentence(error)
+    return lambda q, k, v: attend(q, k, v, **options)
 
 
 def _flash_attn(device: torch.device) -> Attention | str:

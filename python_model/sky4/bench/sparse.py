@@ -16,6 +16,7 @@ from torch import Tensor
 from sky4.bench import exact, ours
 from sky4.bench.attention import BACKWARD
 from sky4.bench.cases import OURS, Built, Candidate, Case, Setting
+from sky4.bench.opponents import NOT_COMPILED, compiled_flex
 from sky4.bench.shapes import CubeShape, cubes_of
 
 CUBE = 64
@@ -61,8 +62,7 @@ class Selection:
 
     def pairs(self) -> int:
         """Token pairs of all heads."""
-        read = self.sizes[self.indices].sum(-1)  # [H, M]
-        return int((read * self.sizes).sum())
+        return sum(int((self.sizes[chosen].sum(-1) * self.sizes).sum()) for chosen in self.indices)  # [M, K] each
 
     def allowed(self, rows: Tensor, text: int) -> Tensor:
         """[H, R, N + N_t] bool for the given token rows; text is always read."""
@@ -201,11 +201,11 @@ def _flex(
     q: Tensor, k: Tensor, v: Tensor, chosen: Selection, shape: CubeShape, setting: Setting
 ) -> Callable[[], Tensor] | str:
     """FlexAttention on the same block list, or why not."""
-    if not setting.compile:
-        return "uncompiled it only shows what it computes; let it be compiled with --compile"
+    if 4 * shape.channels * expected_pairs(shape) < setting.compile_from:
+        return NOT_COMPILED
     if shape.text or bool((chosen.sizes < CUBE).any()):
         return "its blocks are all of one size; this shape has border cubes or text"
-    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+    from torch.nn.attention.flex_attention import BlockMask
 
     count = torch.full(chosen.indices.shape[:2], shape.keep, dtype=torch.int32, device=q.device)[None]
     padded = F.pad(chosen.indices, (0, len(chosen.sizes) - shape.keep)).int()[None]
@@ -213,8 +213,8 @@ def _flex(
     empty = torch.zeros_like(count)
     mask = BlockMask.from_kv_blocks(empty, padded, count, padded, BLOCK_SIZE=CUBE)
     queries, keys, values = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    attend: Any = torch.compile(flex_attention, dynamic=False)
-    return lambda: attend(queries, keys, values, block_mask=mask).transpose(1, 2)
+    attend = compiled_flex(queries, keys, values, block_mask=mask)
+    return attend if isinstance(attend, str) else lambda: attend(queries, keys, values).transpose(1, 2)
 
 
 def _backward(shape: CubeShape, setting: Setting) -> Case:
