@@ -39,7 +39,7 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
 
     from sky4 import __version__
     from sky4.ops.backend import available, cpu_multiplies_bf16
-    from sky4.pipeline.devices import choose_device, choose_dtype, physical_cores
+    from sky4.pipeline.devices import choose_device, choose_dtype, physical_cores, processor
 
     device = choose_device()
     extension = _extension()
@@ -54,7 +54,7 @@ def examine(model: Path) -> tuple[dict[str, Any], list[str]]:
         "sky4": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "dtype": str(choose_dtype("auto", device)).removeprefix("torch."),
         "cores": physical_cores(),
         "bf16 instructions": cpu_multiplies_bf16(),
@@ -114,15 +114,6 @@ def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
         f"at {manifest.defaults.fps} a second",
     }
     return described, []
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _words(value: Any) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
+from sky4cli.bench import bench_app
 from sky4cli.doctor import doctor
 from sky4cli.eval import eval_app
 from sky4cli.generate import generate
@@ -36,6 +37,7 @@ app.command("rerun")(rerun)
 app.command("doctor")(doctor)
 app.add_typer(train)
 app.add_typer(eval_app)
+app.add_typer(bench_app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -145,7 +145,7 @@ def test_the_commands_follow_from_one_another(document: str) -> None:
 
 def reads(command: Typed) -> Iterator[Path]:
     values = command.values
-    for name in ("image", "last_image", "video", "audio", "file", "model"):
+    for name in ("image", "last_image", "video", "audio", "file", "model", "baseline"):
         if values.get(name) is not None:
             yield values[name]
     yield from (Path(reference.partition("=")[2]) for reference in values.get("ref") or ())
@@ -187,7 +187,7 @@ def test_the_prompts_are_clean_and_in_the_words_of_the_world(document: str) -> N
         prompt = command.values.get("prompt")
         if prompt is None:
             continue
-        names = [reference.partition("=")[0] for reference in command.values["ref"] or ()]
+        names = [reference.partition("=")[0] for reference in command.values.get("ref") or ()]
         assert not check_prompt(prompt, names), prompt
         words = re.sub(r"</?sfx>|@\w+", " ", prompt)
         assert not (left := re.findall(r"\w+", phrase.sub(" ", words))), f"{prompt!r}: not of the world: {left}"

@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"ops"},
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "world"},
     {"pipeline", "train"},
-    {"evaluation"},
+    {"evaluation", "bench"},
     {"sky4cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -38,10 +38,10 @@ CLOSED_DOORS = [
     ("conditioning", "encoders", "latents and masks in, latents and masks out"),
 ]
 # Rooms that only some may enter: the kernels are called from ops, and ops from what computes. The rooms above choose
-# a backend by its name, and the doctor tells what there is.
+# a backend by its name, the doctor tells what there is, and the bench calls each operation by itself.
 ONLY_FROM = {
     "_C": ("sky4.ops", "sky4cli.doctor"),
-    "ops": ("sky4.model", "sky4.conditioning", "sky4.pipeline", "sky4.train", "sky4cli.doctor"),
+    "ops": ("sky4.model", "sky4.conditioning", "sky4.pipeline", "sky4.train", "sky4.bench", "sky4cli.doctor"),
 }
 
 MODEL_FILE_LINES = 350

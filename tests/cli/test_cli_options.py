@@ -12,6 +12,8 @@ from sky4cli.main import app
 SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
 SAYING = ["--force", "--json", "--quiet"]
+BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
+WHERE = ["--device", "--dtype", "--attention-backend"]
 RUN = ["config", "--set", "--max-minutes"]
 
 OPTIONS = {
@@ -43,6 +45,23 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "bench": [],
+    "bench kernels": [
+        *("--shape", "--kernel", "--backward", "--compile", "--plot", "--ptxas", "--budget"),
+        *WHERE,
+        *BENCH,
+    ],
+    "bench stages": ["--prompt", "--size", "--frames", "--model", "--budget", *WHERE, *BENCH],
+    "bench e2e": [
+        *("--prompt", "--size", "--frames", "--steps", "--sampler", "--against", "--rounds", "--model"),
+        *WHERE,
+        *BENCH,
+    ],
+    "bench quality": [
+        *("--prompt", "--size", "--frames", "--steps", "--sampler", "--rounds", "--model", "--device"),
+        *BENCH,
+    ],
+    "bench tower": ["--budget", *WHERE, *BENCH],
 }
 
 

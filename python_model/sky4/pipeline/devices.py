@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -40,6 +41,16 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         raise RequestError("--dtype float16 is for CUDA devices; on the CPU use float32 or bfloat16")
     return DTYPES[name]
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def use_threads(wanted: int | None = None) -> int:

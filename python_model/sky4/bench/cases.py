@@ -1,0 +1,203 @@
+"""A case: one computation on one shape, ours beside its opponents; and the run through all of them within a budget."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from sky4.bench.machine import Roofs, dtype_name, free_memory
+from sky4.bench.record import NotRun, Row
+from sky4.bench.timing import MIN_ROUNDS, Measured, Stopwatch, first_sentence, interleave
+
+OURS = "sky4"
+CALLS = MIN_ROUNDS + 1  # of every candidate, the least: one to warm up and the rounds
+LAST_SHARE = 0.8  # of the budget is given to cases; the rest is for building them, for the roofs and for exact results
+LEAST_SECONDS = 0.5  # that a case is given, however little is left
+LEAST_WEIGHT = 0.2  # seconds that a call counts for at least where the time is shared out
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How everything is measured."""
+
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    backend: str
+    compile_from: float  # flop of a case from which on FlexAttention is compiled for it; infinite: never
+
+    @property
+    def generator(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.seed)
+
+    def randn(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`call` is what is timed; `error` looks at what it returned."""
+
+    call: Callable[[], Any]
+    error: Callable[[Any], float] | None = None
+    error_of: str | None = None
+    flop: int | None = None  # where it differs from the case's
+    backend: str | None = None
+
+
+@dataclass
+class Built:
+    """The candidates on their tensors, ours among them, and the reasons for those that are missing."""
+
+    candidates: dict[str, Candidate]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`build` takes the memory; before it, `flop` and `memory` tell whether the case is worth trying."""
+
+    name: str
+    build: Callable[[], Built]
+    flop: int | None = None
+    bytes: int | None = None
+    memory: int = 0
+    dtype: str | None = None  # where it is not the run's
+
+
+def run_cases(
+    cases: Sequence[Case],
+    setting: Setting,
+    stopwatch: Stopwatch,
+    roofs: Roofs,
+    budget: float,
+    say: Callable[[str, int, int], None],
+    each: Callable[[str, str, Callable[[], Any]], None] | None = None,
+) -> tuple[list[Row], list[NotRun]]:
+    """Measure the cases one after the other; what cannot be, is told with its reason.
+
+    `each` is given case, subject and call of all that was measured, after the timing (for a profile).
+    """
+    began = stopwatch.now()
+    not_run: list[NotRun] = []
+    roofs.visit()
+    todo = []
+    for case in cases:
+        if reason := _obstacle(case, setting, roofs, budget):
+            not_run.append(NotRun(case.name, OURS, reason))
+        else:
+            todo.append(case)
+
+    def weight(case: Case) -> float:
+        return max((case.flop or 0) / roofs.best_matmul, LEAST_WEIGHT)
+
+    results: list[tuple[Case, Built, Measured, dict[str, float]]] = []
+    for number, case in enumerate(todo):
+        say(f"measuring {case.name}", number, len(todo))
+        left = LAST_SHARE * budget - (stopwatch.now() - began)
+        share = weight(case) / sum(map(weight, todo[number:]))
+        try:
+            built, measured, errors = _run(case, stopwatch, max(left * share, LEAST_SECONDS), each)
+        except (RuntimeError, MemoryError, ValueError, TypeError, NotImplementedError) as error:
+            not_run.append(NotRun(case.name, OURS, first_sentence(error)))
+            continue
+        finally:
+            _release(setting.device)
+            roofs.visit()
+        missing = {**built.missing, **measured.dropped}
+        not_run += [NotRun(case.name, subject, reason) for subject, reason in missing.items()]
+        results.append((case, Built({name: _told(c) for name, c in built.candidates.items()}), measured, errors))
+    rows = [
+        _row(case, subject, built.candidates[subject], measured, errors.get(subject), setting, roofs)
+        for case, built, measured, errors in results
+        for subject in measured.samples
+    ]
+    return rows, not_run
+
+
+def _run(
+    case: Case,
+    stopwatch: Stopwatch,
+    seconds: float,
+    each: Callable[[str, str, Callable[[], Any]], None] | None,
+) -> tuple[Built, Measured, dict[str, float]]:
+    built = case.build()
+    calls = {name: candidate.call for name, candidate in built.candidates.items()}
+    measured = interleave(calls, stopwatch, seconds, keep=OURS)
+    errors = {}
+    for name in measured.samples:
+        candidate = built.candidates[name]
+        if candidate.error is not None:
+            errors[name] = candidate.error(candidate.call())
+        if each is not None:
+            each(case.name, name, candidate.call)
+    return built, measured, errors
+
+
+def _told(candidate: Candidate) -> Candidate:
+    """Without the functions, which hold the case's tensors."""
+    return replace(candidate, call=_nothing, error=None)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _obstacle(case: Case, setting: Setting, roofs: Roofs, budget: float) -> str:
+    """Why the case is not tried, or the empty string."""
+    free = free_memory(setting.device)
+    if case.memory > free:
+        return f"it needs about {case.memory / 2**30:.0f} GiB and {free / 2**30:.0f} GiB are free"
+    call = (case.flop or 0) / roofs.best_matmul
+    if CALLS * call > LAST_SHARE * budget:
+        return (
+            f"a call takes at least {call:.3g} s at the rate of a matrix product, and {CALLS} are needed; "
+            f"raise --budget from {budget:.3g} s"
+        )
+    return ""
+
+
+def _row(
+    case: Case,
+    subject: str,
+    candidate: Candidate,
+    measured: Measured,
+    error: float | None,
+    setting: Setting,
+    roofs: Roofs,
+) -> Row:
+    timing = measured.timing(subject)
+    flop = case.flop if candidate.flop is None else candidate.flop
+    rate, moved = (None if work is None else work / timing.median for work in (flop, case.bytes))
+    dtype = case.dtype or dtype_name(setting.dtype)
+    return Row(
+        case=case.name,
+        subject=subject,
+        ours=subject == OURS,
+        timing=timing,
+        backend=candidate.backend,
+        flop=flop,
+        bytes=case.bytes,
+        flop_per_second=rate,
+        bytes_per_second=moved,
+        share_of_matmul=_share(rate, roofs.matmul(dtype)),
+        share_of_matmul_float32=None if dtype == "float32" else _share(rate, roofs.matmul("float32")),
+        share_of_copy=_share(moved, roofs.copy),
+        times_ours=measured.ratio(subject, OURS) if OURS in measured.samples else None,
+        max_error=error,
+        error_of=candidate.error_of if error is not None else None,
+    )
+
+
+def _share(rate: float | None, of: float | None) -> float | None:
+    return None if rate is None or of is None else rate / of
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
