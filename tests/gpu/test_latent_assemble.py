@@ -41,9 +41,7 @@ def assembled(run, arguments) -> Tensor:
 def on_the_cpu(arguments) -> Tensor:
     from sky4 import _C
 
-    return assembled(
-        _C.latent_assemble, {name: None if x is None else x.cpu() for name, x in arguments.items()}
-    )
+    return assembled(_C.latent_assemble, {name: None if x is None else x.cpu() for name, x in arguments.items()})
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -86,9 +86,7 @@ def assert_means(pooled: Tensor, out: Tensor, starts: Tensor) -> None:
     for m, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
         rows = out[:, first:last].double()
         exact = rows.mean(1) if last > first else torch.zeros_like(pooled[:, m]).double()
-        torch.testing.assert_close(
-            pooled[:, m].double(), exact, rtol=torch.finfo(pooled.dtype).eps, atol=1e-6
-        )
+        torch.testing.assert_close(pooled[:, m].double(), exact, rtol=torch.finfo(pooled.dtype).eps, atol=1e-6)
 
 
 SHAPES = [

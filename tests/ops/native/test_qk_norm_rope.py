@@ -88,7 +88,16 @@ def pair_length(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2)).norm(dim=-1, keepdim=True).expand(*x.shape[:-1], -1, 2).flatten(-2)
 
 
-SHAPES = [(1, 1, 1, 2), (2, 9, 3, 64), (1, 5, 2, 32), (1, 70, 4, 96), (2, 33, 5, 128), (1, 3, 2, 34), (1, 4, 1, 6), (1, 2, 1, 200)]
+SHAPES = [
+    (1, 1, 1, 2),
+    (2, 9, 3, 64),
+    (1, 5, 2, 32),
+    (1, 70, 4, 96),
+    (2, 33, 5, 128),
+    (1, 3, 2, 34),
+    (1, 4, 1, 6),
+    (1, 2, 1, 200),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -115,7 +124,10 @@ def test_bfloat16_is_the_reference_s_but_for_one_element_in_a_thousand(shape):
 @pytest.mark.parametrize("shape", [(1, 40, 3, 64), (2, 33, 5, 128)])
 def test_float32_is_as_near_to_the_exact_value_as_the_reference(shape):
     case = make(shape, bias=False, order=False)
-    wanted, exact = reference.qk_norm_rope(case.x, case.weight, torch.view_as_complex(case.turn)[:, :, None], EPS), case.exact()
+    wanted, exact = (
+        reference.qk_norm_rope(case.x, case.weight, torch.view_as_complex(case.turn)[:, :, None], EPS),
+        case.exact(),
+    )
     # Units at the pair's length, because a rotation may cancel: the two sum their squares in another order.
     unit = ulp(pair_length(exact), torch.float32)
     ours, theirs = (case.run().double() - exact).abs() / unit, (wanted.double() - exact).abs() / unit
