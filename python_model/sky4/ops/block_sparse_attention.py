@@ -125,7 +125,7 @@ def _run_backward(
     text_grads = (*grads[3:], None, None)
     native().block_sparse_attention_backward(
         *(dense_rows(x) for x in (q, k, v)),
-        *(query_starts, key_starts, selected.contiguous(), out, lse, dense_rows(grad_out), *grads[:3]),
+        *(query_starts, key_starts, selected.contiguous(), out.detach(), lse, dense_rows(grad_out), *grads[:3]),
         text_keys=None if text_k is None else dense_rows(text_k),
         text_values=None if text_v is None else dense_rows(text_v),
         text_lengths=text_lengths,

@@ -203,7 +203,7 @@ def _run_backward(
     n, m = len(q), len(k)
     parts = grads[:n], grads[n : n + m], grads[n + m :]
     native().joint_attention_backward(
-        *(q, k, v, out, lse, dense_rows(grad_out), *parts), lengths=lengths, scale=scale, stream=stream(out)
+        *(q, k, v, out.detach(), lse, dense_rows(grad_out), *parts), lengths=lengths, scale=scale, stream=stream(out)
     )
     return grads
 
