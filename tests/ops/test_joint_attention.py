@@ -119,8 +119,8 @@ def test_compaction_keeps_what_counts_and_its_order() -> None:
             assert torch.equal(near_k[sample, :n], k[sample][where[sample]])
             assert torch.equal(near_v[sample, :n], v[sample][where[sample]])
     assert compacted(k, v, where)[0] is k  # already so: nothing moves
-    for mask in (None, torch.ones_like(mask)):
-        assert all(a is b for a, b in zip(compacted(k, v, mask), (k, v, None), strict=True))
+    for nothing in (None, torch.ones_like(mask)):
+        assert all(a is b for a, b in zip(compacted(k, v, nothing), (k, v, None), strict=True))
 
 
 @pytest.mark.parametrize("backend", NAMED)

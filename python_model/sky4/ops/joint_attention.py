@@ -21,10 +21,6 @@ from sky4.ops.backend import OURS, dense_rows, native, runs_directly, select, st
 
 KERNEL_SEGMENTS = 4  # AttentionSegments::kMax of csrc/joint_attention.h
 
-# Up to this many keys the matmul-softmax's score matrix is small enough that saving it is cheaper than the
-# recomputation in the backward of torch's CPU attention (measured: the training step is 1.9 times faster).
-CPU_TRAINING_KEYS = 1024
-
 Segments = Sequence[Tensor]
 
 
@@ -255,9 +251,6 @@ def _in_torch(
 
 
 def _torch_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if training and q.device.type == "cpu" and k.shape[2] <= CPU_TRAINING_KEYS:
-        return reference.matmul_attention(q, k, v, key_mask)
     mask = None if key_mask is None else key_mask[:, None, None, :]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if key_mask is not None:
