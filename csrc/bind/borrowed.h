@@ -15,7 +15,7 @@ namespace sky4 {
 
 namespace py = pybind11;
 
-inline DType to_dtype(const std::string& where, dlpack::DataType type) {
+inline DType to_dtype(const Where& where, dlpack::DataType type) {
     if (type.lanes == 1) {
         if (type.code == dlpack::kFloat && type.bits == 32) return DType::float32;
         if (type.code == dlpack::kFloat && type.bits == 16) return DType::float16;
@@ -30,7 +30,7 @@ inline DType to_dtype(const std::string& where, dlpack::DataType type) {
                     ", expected float32, bfloat16, float16, int32, int64 or bool");
 }
 
-inline Device to_device(const std::string& where, dlpack::Device device) {
+inline Device to_device(const Where& where, dlpack::Device device) {
     switch (device.type) {
         case dlpack::kCPU:
         case dlpack::kCUDAHost:
@@ -43,17 +43,56 @@ inline Device to_device(const std::string& where, dlpack::Device device) {
                     ", expected cpu (1) or cuda (2)");
 }
 
-// Holds an object's DLPack capsule, so its memory, for as long as the view is in use.
+// The exchange functions of a tensor type that has them in our version, else null. Some hundred nanoseconds a tensor,
+// where a capsule takes some thousand.
+inline const dlpack::ExchangeAPI* exchange_api(PyTypeObject* type) {
+    static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+    PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name);
+    if (capsule == nullptr) {
+        PyErr_Clear();
+        return nullptr;
+    }
+    const dlpack::ExchangeAPI* api = nullptr;
+    if (PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
+        api = static_cast<const dlpack::ExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+    Py_DECREF(capsule);  // the table itself lives as long as the process
+    while (api != nullptr && api->version.major != dlpack::kMajorVersion) api = api->previous;
+    return api != nullptr && api->tensor_from_object != nullptr ? api : nullptr;
+}
+
+// False where the object's type has no such functions, or refuses, or would lose a gradient without a word: its
+// __dlpack__ then tells why.
+inline bool export_directly(PyObject* object, dlpack::Tensor& to) {
+    const dlpack::ExchangeAPI* api = exchange_api(Py_TYPE(object));
+    if (api == nullptr) return false;
+    static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+    PyObject* wants_gradient = PyObject_GetAttr(object, name);
+    const bool refuse = wants_gradient == Py_True;
+    if (wants_gradient == nullptr) PyErr_Clear();
+    Py_XDECREF(wants_gradient);
+    if (refuse) return false;
+    if (api->tensor_from_object(object, &to) == 0) return true;
+    PyErr_Clear();
+    return false;
+}
+
+// Holds an object, or its DLPack capsule, so its memory, for as long as the view is in use.
 class Borrowed {
 public:
     enum class Use { read, write };
 
     Borrowed(const char* kernel, const char* argument, const py::handle& object, Use use = Use::read) {
-        const std::string where = std::string(kernel) + ": " + argument;
+        const Where where{kernel, argument};
+        dlpack::Tensor exported;
+        if (export_directly(object.ptr(), exported)) {
+            held_ = py::reinterpret_borrow<py::object>(object);
+            view(where, exported);
+            return;
+        }
         if (!py::hasattr(object, "__dlpack__"))
             throw WrongType(where + " is a " + std::string(py::str(py::type::of(object).attr("__name__"))) +
                             ", expected a tensor with __dlpack__");
-        capsule_ = export_capsule(object);
+        held_ = export_capsule(object);
         view(where, take(where, use));
     }
 
@@ -71,8 +110,8 @@ private:
     }
 
     // The capsule keeps its name and its destructor: it is never "consumed", and frees itself when we let it go.
-    const dlpack::Tensor& take(const std::string& where, Use use) const {
-        PyObject* capsule = capsule_.ptr();
+    const dlpack::Tensor& take(const Where& where, Use use) const {
+        PyObject* capsule = held_.ptr();
         if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
             const auto* managed =
                 static_cast<const dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
@@ -88,7 +127,7 @@ private:
         throw WrongType(where + " has a __dlpack__ that returns no DLPack capsule");
     }
 
-    void view(const std::string& where, const dlpack::Tensor& from) {
+    void view(const Where& where, const dlpack::Tensor& from) {
         if (from.ndim < 0 || from.ndim > TensorRef::kMaxDims)
             throw WrongValue(where + " has " + std::to_string(from.ndim) + " axes, expected at most " +
                              std::to_string(TensorRef::kMaxDims));
@@ -103,6 +142,8 @@ private:
             tensor_.stride[d] = from.strides != nullptr ? from.strides[d] : contiguous;
             contiguous *= from.shape[d];
         }
+        if (from.data == nullptr && tensor_.elements() != 0)
+            throw WrongValue(where + " has no memory (a fake tensor?), expected a real one");
         const auto address = reinterpret_cast<uintptr_t>(tensor_.data);
         const uintptr_t item = from.dtype.bits / 8;
         if (address % item != 0)
@@ -110,7 +151,7 @@ private:
                              " bytes off, expected alignment to its " + std::to_string(item) + "-byte elements");
     }
 
-    py::object capsule_;
+    py::object held_;
     TensorRef tensor_;
 };
 
