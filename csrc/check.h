@@ -94,6 +94,7 @@ public:
     }
 
     const Checked& is_contiguous() const {
+        if (tensor_.elements() == 0) return *this;
         int64_t expected = 1;
         for (int d = tensor_.ndim - 1; d >= 0; --d) {
             if (tensor_.shape[d] > 1 && tensor_.stride[d] != expected)
