@@ -112,7 +112,7 @@ def _sampled(
         audio_noise = noise((geometry.audio_tokens, model.config.audio_channels), request.seed, "audio", 0)[None].to(
             device
         )
-    guidance = Guidance(request.guidance, request.audio_guidance, batched=device.type == "cuda")
+    guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
     held: Modality | None = "video" if start.video is not None else "audio" if start.audio is not None else None
     conditions = replace(start.conditions, video_noise=video_noise, held=held)
     say("sampling", 0, request.steps)
