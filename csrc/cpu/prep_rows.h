@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "token_rows.h"
+#include "row_view.h"
 
 namespace sky4::cpu {
 
@@ -13,7 +13,7 @@ namespace sky4::cpu {
 constexpr int64_t kPrepPad = 32;
 
 struct PrepRows {
-    TokenRows x, out;
+    RowView x, out;
     bool is_bf16 = false;
     int64_t N = 0, H = 0, d = 0;
     int64_t padded = 0;               // d rounded up to a multiple of kPrepPad
@@ -25,14 +25,14 @@ struct PrepRows {
     const int64_t* order = nullptr;   // [N]: row i of out is token order[i] of x; or none
     const int32_t* starts = nullptr;  // [M + 1]: the cubes of out's rows, or none
     int64_t M = 0;
-    TokenRows pooled;  // [B, M, H, d], `token` being the stride of the cubes; with starts
+    RowView pooled;  // [B, M, H, d], `token` being the stride of the cubes; with starts
     float eps = 0;
 };
 
 // The same with the gradients at `out` and `pooled` in their places; no pooled data: no gradient there.
 struct PrepBackwardRows {
     PrepRows forward;
-    TokenRows grad_x;
+    RowView grad_x;
 };
 
 // float32 scratch of one thread: the heads of one norm (and their gradients), cosines and signed sines of one token.

@@ -36,8 +36,8 @@ SKY4_INLINE void widen_keys(const T* keys, int64_t key_stride, int64_t count, in
     for (int64_t j = count * d; j % (kKeysAtOnce * d) != 0; ++j) block[j] = 0.0f;
 }
 
-// scores [kKeysAtOnce, kSelectTile] = keys [kKeysAtOnce, d] times tile [d, kSelectTile]. One order of summation for every
-// pair, so that equal keys have equal scores.
+// scores [kKeysAtOnce, kSelectTile] = keys [kKeysAtOnce, d] times tile [d, kSelectTile]. One order of summation for
+// every pair, so that equal keys have equal scores.
 SKY4_INLINE void score_keys(const float* keys, const float* tile, int64_t d, float* scores) {
     vf sum[kKeysAtOnce][2] = {};
     for (int64_t j = 0; j < d; ++j) {
