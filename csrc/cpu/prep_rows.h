@@ -35,8 +35,9 @@ struct PrepBackwardRows {
     RowView grad_x;
 };
 
-// float32 scratch of one thread: the heads of one norm (and their gradients), cosines and signed sines of one token.
-inline int64_t prep_scratch(const PrepRows& rows) { return (rows.heads_per_norm + 2) * rows.padded; }
+// float32 scratch of one thread. Forward: all heads of a token, their norms' inverses, cosines and signed sines.
+inline int64_t prep_scratch(const PrepRows& rows) { return (rows.H + 2) * rows.padded + rows.H; }
+// Backward: the heads of one norm, their gradients, cosines and signed sines.
 inline int64_t prep_backward_scratch(const PrepRows& rows) { return (2 * rows.heads_per_norm + 2) * rows.padded; }
 
 }  // namespace sky4::cpu

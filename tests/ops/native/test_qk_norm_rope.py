@@ -3,6 +3,7 @@
 B batch, N tokens, H heads, d channels per head, M cubes.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -88,7 +89,16 @@ def pair_length(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2)).norm(dim=-1, keepdim=True).expand(*x.shape[:-1], -1, 2).flatten(-2)
 
 
-SHAPES = [(1, 1, 1, 2), (2, 9, 3, 64), (1, 5, 2, 32), (1, 70, 4, 96), (2, 33, 5, 128), (1, 3, 2, 34), (1, 4, 1, 6), (1, 2, 1, 200)]
+SHAPES = [
+    (1, 1, 1, 2),
+    (2, 9, 3, 64),
+    (1, 5, 2, 32),
+    (1, 70, 4, 96),
+    (2, 33, 5, 128),
+    (1, 3, 2, 34),
+    (1, 4, 1, 6),
+    (1, 2, 1, 200),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -115,7 +125,10 @@ def test_bfloat16_is_the_reference_s_but_for_one_element_in_a_thousand(shape):
 @pytest.mark.parametrize("shape", [(1, 40, 3, 64), (2, 33, 5, 128)])
 def test_float32_is_as_near_to_the_exact_value_as_the_reference(shape):
     case = make(shape, bias=False, order=False)
-    wanted, exact = reference.qk_norm_rope(case.x, case.weight, torch.view_as_complex(case.turn)[:, :, None], EPS), case.exact()
+    wanted, exact = (
+        reference.qk_norm_rope(case.x, case.weight, torch.view_as_complex(case.turn)[:, :, None], EPS),
+        case.exact(),
+    )
     # Units at the pair's length, because a rotation may cancel: the two sum their squares in another order.
     unit = ulp(pair_length(exact), torch.float32)
     ours, theirs = (case.run().double() - exact).abs() / unit, (wanted.double() - exact).abs() / unit
@@ -167,7 +180,7 @@ def test_cubes_get_the_mean_of_their_rounded_rows(tokens, starts, norm, dtype):
     pooled = torch.full((2, len(starts) - 1, 5, 40), 7.0, dtype=dtype)[:, :, 1:4]
     out = case.run(pooled=pooled)
     assert torch.equal(out, replace(case, starts=None).run())
-    for cube, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
+    for cube, (first, last) in enumerate(itertools.pairwise(starts)):
         rows = out[:, first:last].double()
         mean = rows.mean(1) if last > first else torch.zeros(2, 3, 40, dtype=torch.float64)
         summing = 64 * 2.0**-24 * rows.abs().amax(1) if last > first else 0
@@ -229,7 +242,7 @@ def exact_gradients(case: Case, grad_out: Tensor, grad_pooled: Tensor | None = N
     out = wide.exact()
     total = (out * grad_out.double()).sum()
     if grad_pooled is not None:
-        for cube, (first, last) in enumerate(zip(case.starts.tolist(), case.starts.tolist()[1:], strict=False)):
+        for cube, (first, last) in enumerate(itertools.pairwise(case.starts.tolist())):
             if last > first:
                 total = total + (out[:, first:last].mean(1) * grad_pooled[:, cube].double()).sum()
     found = torch.autograd.grad(total, given)
