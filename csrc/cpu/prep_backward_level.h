@@ -49,7 +49,7 @@ void prep_backward_rows_of(const PrepBackwardRows& rows, int64_t first, int64_t 
     const int64_t d = forward.d, padded = forward.padded, group = forward.heads_per_norm;
     float *v = scratch, *g = v + group * padded, *cosine = nullptr, *sine = nullptr;
     if (forward.turn != nullptr) cosine = g + group * padded, sine = cosine + padded;
-    const TokenView& pooled = forward.pooled;
+    const RowView& pooled = forward.pooled;
     int64_t cube = -1, b = -1;
     for (int64_t i = first; i < last; ++i) {
         if (i / forward.N != b) b = i / forward.N, cube = -1;

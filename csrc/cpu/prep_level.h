@@ -67,25 +67,28 @@ SKY4_INLINE void spread_turn(const float* turn, int64_t d, float* cosine, float*
 template <bool kTurn, typename T>
 void prep_rows_of(const PrepRows& rows, int64_t b, int64_t first, int64_t last, float* scratch) {
     const int64_t d = rows.d, padded = rows.padded, group = rows.heads_per_norm;
-    float *y = scratch, *cosine = y + group * padded, *sine = cosine + padded;
+    const bool normed = rows.weight != nullptr;
+    const auto count = static_cast<float>(group * d);
+    float *y = scratch, *cosine = y + rows.H * padded, *sine = cosine + padded, *inverse = sine + padded;
     for (int64_t row = first; row < last; ++row) {
         const int64_t token = rows.order != nullptr ? rows.order[row] : row;
         const T* x = static_cast<const T*>(rows.x.data) + b * rows.x.batch + token * rows.x.token;
         T* out = static_cast<T*>(rows.out.data) + b * rows.out.batch + row * rows.out.token;
         if constexpr (kTurn) spread_turn(rows.turn + b * rows.turn_batch + token * d, d, cosine, sine);
-        for (int64_t h = 0; h < rows.H; h += group) {
-            vf squares{};
-            for (int64_t g = 0; g < group; ++g) {
-                const float* bias = rows.bias != nullptr ? rows.bias + (h + g) * padded : nullptr;
-                squares += widen_head(x + (h + g) * rows.x.head, bias, d, padded, y + g * padded);
-            }
-            const float mean = sum(squares) / static_cast<float>(group * d);
-            const float inverse = rows.weight != nullptr ? 1.0f / __builtin_sqrtf(mean + rows.eps) : 1.0f;
-            for (int64_t g = 0; g < group; ++g) {
-                const float* weight = rows.weight != nullptr ? rows.weight + g * padded : nullptr;
-                norm_and_turn<kTurn>(y + g * padded, inverse, weight, cosine, sine, d, out + (h + g) * rows.out.head);
-            }
+        // All heads are widened before the first is finished: their square roots then wait for none of the others.
+        vf squares{};
+        for (int64_t h = 0; h < rows.H; ++h) {
+            const float* bias = rows.bias != nullptr ? rows.bias + h * padded : nullptr;
+            squares += widen_head(x + h * rows.x.head, bias, d, padded, y + h * padded);
+            if (!normed || (h + 1) % group != 0) continue;
+            const float mean = sum(squares) / count;
+            inverse[h / group] = 1.0f / __builtin_sqrtf(mean + rows.eps);
+            squares = vf{};
         }
+        for (int64_t h = 0; h < rows.H; ++h)
+            norm_and_turn<kTurn>(y + h * padded, normed ? inverse[h / group] : 1.0f,
+                                 normed ? rows.weight + h % group * padded : nullptr, cosine, sine, d,
+                                 out + h * rows.out.head);
     }
 }
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "token_view.h"
+#include "row_view.h"
 
 namespace sky4::cpu {
 
@@ -13,7 +13,7 @@ namespace sky4::cpu {
 constexpr int64_t kPrepPad = 32;
 
 struct PrepRows {
-    TokenView x, out;
+    RowView x, out;
     bool is_bf16 = false;
     int64_t N = 0, H = 0, d = 0;
     int64_t padded = 0;               // d rounded up to a multiple of kPrepPad
@@ -25,18 +25,19 @@ struct PrepRows {
     const int64_t* order = nullptr;   // [N]: row i of out is token order[i] of x; or none
     const int32_t* starts = nullptr;  // [M + 1]: the cubes of out's rows, or none
     int64_t M = 0;
-    TokenView pooled;  // [B, M, H, d], `token` being the stride of the cubes; with starts
+    RowView pooled;  // [B, M, H, d], `token` being the stride of the cubes; with starts
     float eps = 0;
 };
 
 // The same with the gradients at `out` and `pooled` in their places; no pooled data: no gradient there.
 struct PrepBackwardRows {
     PrepRows forward;
-    TokenView grad_x;
+    RowView grad_x;
 };
 
-// float32 scratch of one thread: the heads of one norm (and their gradients), cosines and signed sines of one token.
-inline int64_t prep_scratch(const PrepRows& rows) { return (rows.heads_per_norm + 2) * rows.padded; }
+// float32 scratch of one thread. Forward: all heads of a token, their norms' inverses, cosines and signed sines.
+inline int64_t prep_scratch(const PrepRows& rows) { return (rows.H + 2) * rows.padded + rows.H; }
+// Backward: the heads of one norm, their gradients, cosines and signed sines.
 inline int64_t prep_backward_scratch(const PrepRows& rows) { return (2 * rows.heads_per_norm + 2) * rows.padded; }
 
 }  // namespace sky4::cpu

@@ -4,6 +4,7 @@
 
 #include "../qk_norm_rope.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "isa.h"
@@ -19,7 +20,7 @@ constexpr int64_t kElementsPerThread = 32768;
 // inputs give the same bits.
 constexpr int64_t kGradientParts = 64;
 
-TokenView rows_of(const TensorRef& x) { return {x.data, x.stride[0], x.stride[1], x.stride[2]}; }
+RowView rows_of(const TensorRef& x) { return {x.data, x.stride[0], x.stride[1], x.stride[2]}; }
 
 // [rows, d] or [d] in float32, each row padded with zeros.
 std::vector<float> padded_rows(const std::optional<TensorRef>& x, int64_t d, int64_t padded) {

@@ -2,6 +2,7 @@
 
 #include "../select_cubes.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "isa.h"

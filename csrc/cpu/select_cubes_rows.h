@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
-#include "token_view.h"
+#include "row_view.h"
 
 namespace sky4::cpu {
 
 struct SelectRows {
-    TokenView queries, keys;
+    RowView queries, keys;
     bool is_bf16 = false;
     int64_t M_q = 0, M_k = 0, H = 0, d = 0, keep = 0;
     int64_t padded_keys = 0;      // M_k rounded up to a multiple of kSelectKeys

@@ -16,4 +16,35 @@ def latent_assemble(
     source: DLPackTensor | None,
     source_mask: DLPackTensor | None,
     out: DLPackTensor,
+    stream: int = 0,
+) -> None: ...
+def qk_norm_rope(
+    x: DLPackTensor,
+    out: DLPackTensor,
+    *,
+    bias: DLPackTensor | None = None,
+    weight: DLPackTensor | None = None,
+    turn: DLPackTensor | None = None,
+    order: DLPackTensor | None = None,
+    starts: DLPackTensor | None = None,
+    pooled: DLPackTensor | None = None,
+    eps: float = 1e-6,
+    stream: int = 0,
+) -> None: ...
+def qk_norm_rope_backward(
+    x: DLPackTensor,
+    grad_out: DLPackTensor,
+    grad_x: DLPackTensor,
+    *,
+    bias: DLPackTensor | None = None,
+    weight: DLPackTensor | None = None,
+    turn: DLPackTensor | None = None,
+    order: DLPackTensor | None = None,
+    starts: DLPackTensor | None = None,
+    grad_pooled: DLPackTensor | None = None,
+    grad_weight: DLPackTensor | None = None,
+    eps: float = 1e-6,
+) -> None: ...
+def select_cubes(
+    queries: DLPackTensor, keys: DLPackTensor, keep: int, selected: DLPackTensor, *, stream: int = 0
 ) -> None: ...

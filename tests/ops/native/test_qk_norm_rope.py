@@ -3,6 +3,7 @@
 B batch, N tokens, H heads, d channels per head, M cubes.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -179,7 +180,7 @@ def test_cubes_get_the_mean_of_their_rounded_rows(tokens, starts, norm, dtype):
     pooled = torch.full((2, len(starts) - 1, 5, 40), 7.0, dtype=dtype)[:, :, 1:4]
     out = case.run(pooled=pooled)
     assert torch.equal(out, replace(case, starts=None).run())
-    for cube, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
+    for cube, (first, last) in enumerate(itertools.pairwise(starts)):
         rows = out[:, first:last].double()
         mean = rows.mean(1) if last > first else torch.zeros(2, 3, 40, dtype=torch.float64)
         summing = 64 * 2.0**-24 * rows.abs().amax(1) if last > first else 0
@@ -241,7 +242,7 @@ def exact_gradients(case: Case, grad_out: Tensor, grad_pooled: Tensor | None = N
     out = wide.exact()
     total = (out * grad_out.double()).sum()
     if grad_pooled is not None:
-        for cube, (first, last) in enumerate(zip(case.starts.tolist(), case.starts.tolist()[1:], strict=False)):
+        for cube, (first, last) in enumerate(itertools.pairwise(case.starts.tolist())):
             if last > first:
                 total = total + (out[:, first:last].mean(1) * grad_pooled[:, cube].double()).sum()
     found = torch.autograd.grad(total, given)

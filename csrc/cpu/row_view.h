@@ -6,7 +6,7 @@
 namespace sky4::cpu {
 
 // Strides in elements; that of d is 1.
-struct TokenView {
+struct RowView {
     void* data = nullptr;
     int64_t batch = 0, token = 0, head = 0;
 };
