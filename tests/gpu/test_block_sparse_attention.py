@@ -31,6 +31,15 @@ DTYPES = [torch.bfloat16, torch.float16]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.fixture(params=["single", "triple", "mma"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper one query cube per block or three; the kernels of older GPUs, which any GPU can run."""
+    if request.param == "mma":
+        monkeypatch.setenv("SKY4_CUDA_PATH", "mma")
+    else:
+        monkeypatch.setenv("SKY4_SM90_SPARSE", request.param)
+
+
 @dataclass
 class Case:
     """chosen [B, H, M_q, M_k]; query_sizes, key_sizes: tokens of each cube; text_lengths of each sample."""

@@ -20,6 +20,13 @@ LENGTHS = [
 ]
 
 
+@pytest.fixture(params=["chosen", "mma"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels that this GPU gets, and those of older ones."""
+    if request.param == "mma":
+        monkeypatch.setenv("SKY4_CUDA_PATH", "mma")
+
+
 def tokens(B: int, lengths, H: int, d: int, dtype, device, seed: int, size: float = 1.0) -> list[Tensor]:
     """One [B, L, H, d] per length, each a slice as it comes out of a projection to queries, keys and values."""
     generator = torch.Generator(device).manual_seed(seed)
