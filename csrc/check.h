@@ -47,8 +47,9 @@ public:
         return *this;
     }
 
+    // Of several GPUs the same; the host is one device, whatever its number.
     const Checked& is_on_index(int index) const {
-        if (tensor_.device_index != index)
+        if (tensor_.device == Device::cuda && tensor_.device_index != index)
             throw WrongType(where_ + " is on device number " + std::to_string(tensor_.device_index) + ", expected " +
                             std::to_string(index));
         return *this;

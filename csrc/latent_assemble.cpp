@@ -12,7 +12,9 @@ constexpr const char* kName = "latent_assemble";
 void check(const LatentAssemble& args) {
     const auto of = [](const char* argument, const TensorRef& tensor) { return Checked(kName, argument, tensor); };
     const auto latents = [&](const char* argument, const TensorRef& tensor) {
-        return of(argument, tensor).is_on(args.low.device).has_dtype(args.low.dtype).has_ndim(5);
+        const Checked checked = of(argument, tensor);
+        checked.is_on(args.low.device).is_on_index(args.low.device_index).has_dtype(args.low.dtype).has_ndim(5);
+        return checked;
     };
     of("low", args.low).has_dtype(DType::float32, DType::bfloat16).has_ndim(5).has_dense_rows();
     of("low", args.low).is_not_empty();
@@ -37,6 +39,7 @@ void check(const LatentAssemble& args) {
         latents("source", *args.source).has_shape({B, C, T2, H, W}).has_dense_rows();
         const Checked mask = of("source_mask", *args.source_mask);
         mask.is_on(args.low.device)
+            .is_on_index(args.low.device_index)
             .has_dtype(DType::boolean, args.low.dtype)
             .has_shape({B, 1, T2, H, W})
             .has_dense_rows();

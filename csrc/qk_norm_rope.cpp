@@ -16,7 +16,7 @@ void check(const char* kernel, const Args& args, const char* tokens_name, const 
     const TensorRef& x = args.x;
     const auto of = [&](const char* argument, const TensorRef& tensor) {
         const Checked checked(kernel, argument, tensor);
-        checked.is_on(x.device);
+        checked.is_on(x.device).is_on_index(x.device_index);
         return checked;
     };
     of("x", x).has_ndim(4).has_dense_rows();

@@ -285,7 +285,10 @@ void latent_assemble(const LatentAssemble& args) {
     assembly.C = narrowed(target[1]), assembly.T2 = narrowed(target[2]);
     assembly.H = narrowed(target[3]), assembly.W = narrowed(target[4]);
     assembly.T = narrowed(low[2]), assembly.h = narrowed(low[3]), assembly.w = narrowed(low[4]);
-    with_element(kName, args.low.dtype, [&](auto element) { run<decltype(element)>(args, assembly, stream); });
+    if (args.low.dtype == DType::bfloat16)
+        run<bf16>(args, assembly, stream);
+    else
+        run<float>(args, assembly, stream);
 }
 
 }  // namespace sky4::cuda

@@ -4,8 +4,9 @@
 // B batch, N rows (tokens), H heads, d channels per head, M cubes. A chunk is 16 bytes of one head's channels.
 //
 // A block takes a range of `out`'s rows (a cube, where means are wanted). Each warp takes a tile of heads and walks the
-// rows: its lanes hold the same channels of the same heads all along, so that weight, bias and the cube's sums stay in
-// registers, a token's rotation is loaded once for all of the tile's heads, and a sum over a cube has one order.
+// rows: its lanes hold the same channels of the same heads all along, so that the weight of a norm per head and the
+// cube's sums stay in registers, a token's rotation is loaded once for all of the tile's heads, and a sum over a cube
+// has one order.
 #include "../qk_norm_rope.h"
 
 #include <algorithm>

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CSRC = ROOT / "csrc"
 KERNELS = ("latent_assemble", "qk_norm_rope", "select_cubes")
 SOURCES = [
-    CSRC / "tests" / "emulated_cuda.cpp",
+    CSRC / "tests" / "bind" / "emulated_cuda.cpp",
     CSRC / "cuda" / "memory.cpp",
     *(CSRC / "bind" / f"{kernel}.cpp" for kernel in KERNELS),
     *(CSRC / "cuda" / f"{kernel}.cu" for kernel in KERNELS),

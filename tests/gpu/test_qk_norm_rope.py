@@ -6,6 +6,7 @@ B batch, N tokens, H heads, d channels per head, M cubes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def assert_rounded_once(ours: Tensor, exact: Tensor) -> None:
 
 def assert_means(pooled: Tensor, out: Tensor, starts: Tensor) -> None:
     edges = starts.tolist()
-    for m, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+    for m, (first, last) in enumerate(pairwise(edges)):
         rows = out[:, first:last].double()
         exact = rows.mean(1) if last > first else torch.zeros_like(pooled[:, m]).double()
         torch.testing.assert_close(pooled[:, m].double(), exact, rtol=torch.finfo(pooled.dtype).eps, atol=1e-6)
