@@ -37,7 +37,7 @@ OUT = ROOT / "build" / "cuda-gate"
 
 @dataclass(frozen=True)
 class Job:
-    """One CUDA file. `command` compiles it in `folder`; the object goes where `-o` says."""
+    """A CUDA file, or C++ that needs CUDA's headers. `command` compiles it in `folder`; `-o` says where to."""
 
     source: Path
     command: tuple[str, ...]
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def configure(nvcc: Path) -> list[Job]:
-    """CMake's compile commands of the CUDA files, for all architectures."""
+    """CMake's compile commands of csrc/cuda and of its cases, for all architectures."""
     import pybind11
 
     folder = OUT / "cmake"
@@ -80,6 +80,7 @@ def configure(nvcc: Path) -> list[Job]:
         f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}",
         "-DCMAKE_BUILD_TYPE=Release",
         "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+        "-DSKY4_TESTS=ON",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]
@@ -92,11 +93,11 @@ def configure(nvcc: Path) -> list[Job]:
 
 
 def jobs_of(commands: list[dict[str, str]]) -> list[Job]:
-    """The CUDA files among CMake's compile commands; those that take longest first."""
+    """The files of csrc/cuda and its cases among CMake's compile commands; those that take longest first."""
     jobs = [
         Job(Path(entry["file"]), tuple(shlex.split(entry["command"])), Path(entry["directory"]))
         for entry in commands
-        if entry["file"].endswith(".cu")
+        if "csrc/cuda/" in entry["file"] or Path(entry["file"]).name == "cuda_cases.cpp"
     ]
     # CuTe's templates: a file for sm_90a alone takes longer than one of ours for four architectures.
     return sorted(jobs, key=lambda job: ("/sm90/" not in str(job.source), -job.source.stat().st_size))
@@ -134,14 +135,15 @@ def compile_one(job: Job, compiler: str, cuobjdump: Path) -> Outcome:
     job.log.write_text(done.stdout, "utf-8")
     if done.returncode:
         return Outcome(job, time.monotonic() - began, failed=True)
-    # Only Hopper's matrix instructions come in shapes that can go wrong.
-    sass = subprocess.run(
-        [str(cuobjdump), "-sass", "-arch", "sm_90a", str(job.object)], capture_output=True, text=True, check=False
-    )
-    if sass.returncode and "does not contain device code" not in sass.stderr:
-        job.log.write_text(f"cuobjdump: {sass.stderr}", "utf-8")
-        return Outcome(job, time.monotonic() - began, failed=True)
-    job.sass.write_text(sass.stdout, "utf-8")
+    job.sass.write_text("", "utf-8")
+    if job.source.suffix == ".cu":
+        # Only Hopper's matrix instructions come in shapes that can go wrong.
+        disassemble = [str(cuobjdump), "-sass", "-arch", "sm_90a", str(job.object)]
+        sass = subprocess.run(disassemble, capture_output=True, text=True, check=False)
+        if sass.returncode and "does not contain device code" not in sass.stderr:
+            job.log.write_text(f"cuobjdump: {sass.stderr}", "utf-8")
+            return Outcome(job, time.monotonic() - began, failed=True)
+        job.sass.write_text(sass.stdout, "utf-8")
     files = {str(path): _digest(path) for path in read_depends(depends.read_text("utf-8"), job.folder)}
     record = {"command": job.command, "compiler": compiler, "files": files}
     job.record.write_text(json.dumps(record), "utf-8")
@@ -150,9 +152,7 @@ def compile_one(job: Job, compiler: str, cuobjdump: Path) -> Outcome:
 
 def with_output(command: tuple[str, ...], target: Path) -> list[str]:
     """The command with its object put elsewhere, and without the dependency options and launcher of CMake's Ninja."""
-    words = list(command)
-    start = next(i for i, word in enumerate(words) if Path(word).name in ("nvcc", "clang++"))
-    words = words[start:]
+    words = list(command[1:] if Path(command[0]).name == "keep_log" else command)
     for option in ("-MF", "-MT"):
         while option in words:
             at = words.index(option)
@@ -214,9 +214,17 @@ def left_out(jobs: list[Job]) -> list[str]:
     compiled = {job.source for job in jobs}
     return [
         f"{path.relative_to(ROOT)} is compiled by no target of CMakeLists.txt"
-        for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
-        if path not in compiled
+        for path in sorted((ROOT / "csrc" / "cuda").rglob("*.c*"))
+        if path not in compiled and path.suffix in (".cu", ".cpp")
     ]
+
+
+def link(jobs: list[Job], nvcc: Path) -> list[str]:
+    """Whether the kernels call nothing that is nowhere: a module that cannot be loaded would be found on a GPU only."""
+    objects = [str(job.object) for job in jobs if "csrc/cuda/" in str(job.source)]
+    command = [str(nvcc), "-shared", "-cudart", "static", "-Xlinker", "--no-undefined", "-o", str(OUT / "kernels.so")]
+    done = subprocess.run([*command, *objects], capture_output=True, text=True, check=False)
+    return [f"the CUDA kernels do not link: {done.stderr.strip()[-2000:]}"] if done.returncode else []
 
 
 def main() -> int:
@@ -241,6 +249,8 @@ def main() -> int:
                 sys.stderr.write(outcome.job.log.read_text("utf-8"))
                 faults.append(f"{outcome.job.source.relative_to(ROOT)} does not compile")
     faults += gate([outcome.job for outcome in outcomes if not outcome.failed])
+    if not any(outcome.failed for outcome in outcomes):
+        faults += link(jobs, nvcc)
     for fault in faults:
         print(f"FAULT {fault}")
     print(f"compile_cuda: {len(faults)} faults, {time.monotonic() - began:.0f} s")

@@ -108,7 +108,7 @@ def test_dependencies_are_read_from_a_make_rule() -> None:
 
 
 def test_a_cuda_file_that_no_target_compiles_is_a_fault() -> None:
-    files = sorted((compile_cuda.ROOT / "csrc" / "cuda").rglob("*.cu"))
+    files = sorted(compile_cuda.ROOT.glob("csrc/cuda/**/*.cu")) + sorted(compile_cuda.ROOT.glob("csrc/cuda/**/*.cpp"))
     entries = [{"file": str(path), "command": "nvcc -o x", "directory": "/"} for path in files]
     assert left_out(jobs_of(entries)) == []
     (fault,) = left_out(jobs_of(entries[1:]))

@@ -1,11 +1,10 @@
-// The same inputs on the CPU and on the GPU: what the cases of cuda_cases.cpp are written with.
+// The same inputs in several places (CPU, GPU): what kernel_cases.h is written with.
 #pragma once
 
-#include <cuda_runtime.h>
-
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -18,9 +17,18 @@
 
 namespace sky4::cases {
 
-inline void check(cudaError_t status) {
-    if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-}
+// Where tensors lie, and how bytes get there and back.
+struct Place {
+    Device device;
+    void* (*take)(size_t bytes);
+    void (*give_back)(void* data);
+    void (*put)(void* there, const void* here, size_t bytes);
+    void (*fetch)(void* here, const void* there, size_t bytes);
+};
+
+inline void copy_here(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+inline const Place kHere = {Device::cpu, std::malloc, std::free, copy_here, copy_here};
 
 inline size_t size_of(DType dtype) {
     switch (dtype) {
@@ -40,21 +48,23 @@ inline size_t size_of(DType dtype) {
 
 using Shape = std::initializer_list<int64_t>;
 
-// Holds the tensors of one run on one device. Every tensor is an allocation of its own, so that a read or write past
+// Holds the tensors of one run in one place. Every tensor is an allocation of its own, so that a read or write past
 // its end is seen; outputs are left as the allocator gives them, so that one that is never written is seen too.
 class Bench {
 public:
-    explicit Bench(Device device) : device_(device) {}
+    Bench(const Place& place, DType dtype) : place_(place), dtype_(dtype) {}
     ~Bench() {
-        for (void* data : held_) device_ == Device::cuda ? static_cast<void>(cudaFree(data)) : std::free(data);
+        for (void* data : held_) place_.give_back(data);
     }
     Bench(const Bench&) = delete;
     Bench& operator=(const Bench&) = delete;
 
+    DType dtype() const { return dtype_; }  // of what the kernels compute with
+
     TensorRef empty(DType dtype, Shape shape) {
         TensorRef made;
         made.dtype = dtype;
-        made.device = device_;
+        made.device = place_.device;
         made.ndim = static_cast<int>(shape.size());
         std::copy(shape.begin(), shape.end(), made.shape.begin());
         int64_t step = 1;
@@ -63,15 +73,12 @@ public:
             step *= made.shape[axis];
         }
         const size_t bytes = std::max<size_t>(1, static_cast<size_t>(step) * size_of(dtype));
-        if (device_ == Device::cuda)
-            check(cudaMalloc(&made.data, bytes));
-        else
-            made.data = std::malloc(bytes);
+        made.data = place_.take(bytes);
         held_.push_back(made.data);
         return made;
     }
 
-    // Normal values in bfloat16 or float32, the same on both devices.
+    // Normal values in bfloat16 or float32, the same everywhere.
     TensorRef normal(DType dtype, Shape shape, float scale = 1.0f) {
         std::normal_distribution<float> draw(0.0f, scale);
         return filled(dtype, shape, [&](int64_t) { return draw(random_); });
@@ -110,11 +117,7 @@ public:
     // As it lies in memory; the tensor is one that this made, not a slice of one.
     std::vector<unsigned char> bytes_of(const TensorRef& tensor) const {
         std::vector<unsigned char> bytes(static_cast<size_t>(tensor.elements()) * size_of(tensor.dtype));
-        if (bytes.empty()) return bytes;
-        if (device_ == Device::cuda)
-            check(cudaMemcpy(bytes.data(), tensor.data, bytes.size(), cudaMemcpyDeviceToHost));
-        else
-            std::memcpy(bytes.data(), tensor.data, bytes.size());
+        if (!bytes.empty()) place_.fetch(bytes.data(), tensor.data, bytes.size());
         return bytes;
     }
 
@@ -122,15 +125,12 @@ public:
 
 private:
     TensorRef copied(const TensorRef& made, const void* from, size_t bytes) {
-        if (bytes == 0) return made;
-        if (device_ == Device::cuda)
-            check(cudaMemcpy(made.data, from, bytes, cudaMemcpyHostToDevice));
-        else
-            std::memcpy(made.data, from, bytes);
+        if (bytes > 0) place_.put(made.data, from, bytes);
         return made;
     }
 
-    Device device_;
+    Place place_;
+    DType dtype_;
     std::vector<void*> held_;
     std::mt19937 random_{20};
 };
