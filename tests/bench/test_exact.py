@@ -66,7 +66,7 @@ def test_large_shapes_are_checked_on_rows_that_include_the_ends() -> None:
 @pytest.mark.parametrize("text", [0, 5])
 def test_the_gathered_opponent_computes_the_selection(grid: tuple[int, int, int], text: int) -> None:
     shape = CubeShape("test", 2, grid, 3, 32, text)
-    chosen = Selection(shape, SETTING)
+    chosen = Selection.random(shape, SETTING)
     tokens = math.prod(grid)
     q, k, v = random(3, 1, tokens, 2, 32).float().unbind(0)
     words = tuple(random(2, 1, text, 2, 32).float().unbind(0)) if text else None
@@ -79,7 +79,7 @@ def test_the_gathered_opponent_computes_the_selection(grid: tuple[int, int, int]
 
 def test_a_selection_keeps_as_many_cubes_as_asked_and_counts_its_pairs() -> None:
     shape = CubeShape("test", 2, (5, 6, 7), 3, 32)
-    chosen = Selection(shape, SETTING)
+    chosen = Selection.random(shape, SETTING)
     mask = bits_to_mask(chosen.bits, len(chosen.sizes))[0]
     assert bool((mask.sum(-1) == 3).all())
     assert chosen.pairs() == int(chosen.allowed(torch.arange(210), 0).sum())

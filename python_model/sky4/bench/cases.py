@@ -93,7 +93,7 @@ def run_cases(
             todo.append(case)
 
     def weight(case: Case) -> float:
-        return max((case.flop or 0) / roofs.best_matmul, LEAST_WEIGHT)
+        return max((case.flop or 0) / roofs.best_matmul, (case.bytes or 0) / roofs.copy, LEAST_WEIGHT)
 
     results: list[tuple[Case, Built, Measured, dict[str, float]]] = []
     for number, case in enumerate(todo):
@@ -102,7 +102,7 @@ def run_cases(
         share = weight(case) / sum(map(weight, todo[number:]))
         try:
             built, measured, errors = _run(case, stopwatch, max(left * share, LEAST_SECONDS), each)
-        except (RuntimeError, MemoryError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever it is, it becomes this case's reason and the others go on
             not_run.append(NotRun(case.name, OURS, first_sentence(error)))
             continue
         finally:

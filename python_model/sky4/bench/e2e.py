@@ -78,8 +78,8 @@ def _rows(case: str, subject: str, backend: str, runs: list[Generation], ours: l
         ratios = [a.seconds[stage] / b.seconds[stage] for a, b in zip(runs, ours, strict=True)]
         rows.append(
             Row(
-                f"{case}: {stage}",
-                subject,
+                case,
+                f"{subject}: {stage}",
                 subject == OURS,
                 Timing.of(samples, 1),
                 backend=backend,

@@ -11,6 +11,7 @@ from sky4.bench.attention import attention_cases
 from sky4.bench.cases import Case, Setting
 from sky4.bench.shapes import CPU_DEFAULTS, CUDA_DEFAULTS, AttentionShape, CubeShape, Shape, parse_shape
 from sky4.bench.sparse import sparse_cases
+from sky4.bench.whole_sparse import whole_cases
 from sky4.errors import RequestError
 
 KERNELS = (
@@ -19,6 +20,7 @@ KERNELS = (
     "joint_attention",
     "cross_attention",
     "block_sparse_attention",
+    "video_sparse_attention",
     "select_cubes",
     "latent_assemble",
 )
@@ -50,7 +52,7 @@ def kernel_cases(shapes: Sequence[Shape], kernels: set[str], setting: Setting, b
         if isinstance(shape, AttentionShape):
             cases += attention_cases(shape, setting, kernels, backward)
         elif isinstance(shape, CubeShape):
-            cases += sparse_cases(shape, setting, kernels, backward)
+            cases += sparse_cases(shape, setting, kernels, backward) + whole_cases(shape, setting, kernels)
         else:
             cases += assemble_cases(shape, setting, kernels)
     if not cases:

@@ -16,9 +16,11 @@ from sky4.ops.cubes import CubeTiling, bits_to_mask, cube_tiling, mask_to_bits
 from sky4.ops.joint_attention import joint_attention
 from sky4.ops.latent_assemble import latent_assemble
 from sky4.ops.qk_norm_rope import qk_norm_rope
-from sky4.ops.vsa import cubes_kept, select_cubes
+from sky4.ops.vsa import cube_means, select_cubes, video_sparse_attention
 
-__all__ = ["CubeTiling", "bits_to_mask", "cube_tiling", "cubes_kept", "mask_to_bits", "use_backend"]
+__all__ = ["bits_to_mask", "cube_means", "cube_tiling", "mask_to_bits", "use_backend"]
+
+Triple = tuple[Tensor, Tensor, Tensor]
 
 
 def attention(q: list[Tensor], k: list[Tensor], v: list[Tensor], backend: str) -> tuple[Tensor, ...]:
@@ -58,6 +60,18 @@ def block_sparse(
 ) -> Tensor:
     """The fine stage [B, N, H, d] on tokens in cube order; `selected` [B, H, M, W], `starts` [M + 1]."""
     return block_sparse_attention(q, k, v, selected, starts, text=text, backend=backend)
+
+
+def sparse(
+    video: Triple,
+    text: Triple | None,
+    tiling: CubeTiling,
+    density: float,
+    gates: tuple[Tensor, Tensor],
+    backend: str,
+) -> tuple[Tensor, Tensor | None]:
+    """The whole operation on tokens in cube order: means, choice, coarse and fine stage, gates, and the text's rows."""
+    return video_sparse_attention(video, text, tiling, density, gates=gates, backend=backend)
 
 
 def select(q: Tensor, k: Tensor, keep: int, backend: str) -> Tensor:

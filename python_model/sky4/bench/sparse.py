@@ -38,20 +38,23 @@ def sparse_cases(shape: CubeShape, setting: Setting, kernels: set[str], backward
 
 
 class Selection:
-    """K cubes chosen at random for every head and query cube."""
+    """K cubes for every head and query cube."""
 
-    def __init__(self, shape: CubeShape, setting: Setting) -> None:
-        tiling = ours.cube_tiling(shape.grid)
-        self.sizes, self.starts = tiling.sizes.long().to(setting.device), tiling.starts.to(setting.device)
-        count, generator = len(self.sizes), setting.generator
+    def __init__(self, shape: CubeShape, indices: Tensor) -> None:
+        """indices [H, M, K]: the key cubes of each query cube, ascending."""
+        tiling, device = ours.cube_tiling(shape.grid), indices.device
+        self.indices, self.sizes, self.starts = indices, tiling.sizes.long().to(device), tiling.starts.to(device)
+        self.cube_of = torch.repeat_interleave(torch.arange(len(self.sizes), device=device), self.sizes)  # [N]
+        self.bits = torch.stack([ours.mask_to_bits(self.mask(head)) for head in range(len(indices))])[None]
+
+    @classmethod
+    def random(cls, shape: CubeShape, setting: Setting) -> Selection:
+        count, generator = cubes_of(shape.grid), setting.generator
         rows = [
             torch.rand(count, count, generator=generator, device=setting.device).topk(shape.keep).indices
             for _ in range(shape.heads)
         ]
-        self.indices = torch.stack(rows).sort(-1).values  # [H, M, K]
-        self.cube_of = torch.repeat_interleave(torch.arange(count, device=setting.device), self.sizes)  # [N]
-        heads = range(shape.heads)
-        self.bits = torch.stack([ours.mask_to_bits(self.mask(head)) for head in heads])[None]  # [1, H, M, W]
+        return cls(shape, torch.stack(rows).sort(-1).values)
 
     def mask(self, head: int) -> Tensor:
         """[M, M] bool: which key cubes a query cube reads."""
@@ -83,15 +86,18 @@ def _tokens(shape: CubeShape) -> int:
     return shape.grid[0] * shape.grid[1] * shape.grid[2]
 
 
-def _case(name: str, shape: CubeShape, setting: Setting, build: Callable[[], Built], factor: float = 1.0) -> Case:
+def sparse_case(
+    name: str, shape: CubeShape, setting: Setting, build: Callable[[], Built], factor: float = 1.0, more: int = 0
+) -> Case:
+    """A case whose work is `factor` times that of the fine stage and `more` flop."""
     tokens, row = _tokens(shape), shape.heads * shape.channels * setting.dtype.itemsize
     moved = row * (4 * tokens + 2 * shape.text)
     flop = 4 * shape.channels * (expected_pairs(shape) + shape.heads * tokens * shape.text)
     indices = shape.heads * cubes_of(shape.grid) * (shape.keep * 8 + cubes_of(shape.grid) // 8)
-    return Case(name, build, round(factor * flop), moved, 4 * moved + 2 * indices)
+    return Case(name, build, round(factor * flop) + more, moved, 4 * moved + 2 * indices)
 
 
-def _inputs(shape: CubeShape, setting: Setting) -> tuple[Tensor, ...]:
+def inputs(shape: CubeShape, setting: Setting) -> tuple[Tensor, ...]:
     """q, k, v [1, N, H, d] in cube order, and the keys and values of the text [1, N_t, H, d]."""
     generator = setting.generator
     qkv = setting.randn(1, _tokens(shape), 3, shape.heads, shape.channels, generator=generator)
@@ -101,8 +107,8 @@ def _inputs(shape: CubeShape, setting: Setting) -> tuple[Tensor, ...]:
 
 def _fine(shape: CubeShape, setting: Setting) -> Case:
     def build() -> Built:
-        q, k, v, text_k, text_v = _inputs(shape, setting)
-        chosen = Selection(shape, setting)
+        q, k, v, text_k, text_v = inputs(shape, setting)
+        chosen = Selection.random(shape, setting)
         text = (text_k, text_v) if shape.text else None
         rows = exact.checked_rows(q.shape[1], shape.heads * q.shape[1] ** 2)
         all_k, all_v = torch.cat([k, text_k], 1), torch.cat([v, text_v], 1)
@@ -140,10 +146,10 @@ def _fine(shape: CubeShape, setting: Setting) -> Case:
             candidates["FlexAttention"] = Candidate(flex, error, what, flop)
         return Built(candidates, missing)
 
-    return _case(f"block_sparse_attention {_title(shape)}", shape, setting, build)
+    return sparse_case(f"block_sparse_attention {title(shape)}", shape, setting, build)
 
 
-def _title(shape: CubeShape) -> str:
+def title(shape: CubeShape) -> str:
     return f"{shape.name}, {shape.keep} of {cubes_of(shape.grid)} cubes"
 
 
@@ -221,8 +227,8 @@ def _backward(shape: CubeShape, setting: Setting) -> Case:
     """Ours against the gathered form; the graph is made once and kept."""
 
     def build() -> Built:
-        q, k, v, text_k, text_v = (x.detach().clone().requires_grad_() for x in _inputs(shape, setting))
-        chosen = Selection(shape, setting)
+        q, k, v, text_k, text_v = (x.detach().clone().requires_grad_() for x in inputs(shape, setting))
+        chosen = Selection.random(shape, setting)
         text = (text_k, text_v) if shape.text else None
         leaves = [q, k, v, *(text or ())]
         out_grad = setting.randn(*q.shape, generator=setting.generator)
@@ -250,7 +256,7 @@ def _backward(shape: CubeShape, setting: Setting) -> Case:
                 missing[GATHERED] = f"the gathered keys and values that it keeps would take {2 * kept / 2**30:.0f} GiB"
         return Built(candidates, missing)
 
-    return _case(f"block_sparse_attention backward {_title(shape)}", shape, setting, build, BACKWARD)
+    return sparse_case(f"block_sparse_attention backward {title(shape)}", shape, setting, build, BACKWARD)
 
 
 def _select(shape: CubeShape, setting: Setting) -> Case:
@@ -273,17 +279,13 @@ def _select(shape: CubeShape, setting: Setting) -> Case:
                 short = max(short, float((best - scores.gather(1, indices).sum(-1)).max()))
             return max(short, 0.0)
 
-        def of_bits(bits: Tensor) -> list[Tensor]:
-            mask = ours.bits_to_mask(bits[0], count)
-            if bool((mask.sum(-1) != shape.keep).any()):
-                raise RuntimeError(f"a row of the selection does not hold {shape.keep} cubes")
-            return list(mask.nonzero()[:, 2].view(shape.heads, count, shape.keep))
-
         what = "score that the choice of a row loses, all rows"
         return Built(
             {
                 OURS: Candidate(
-                    lambda: ours.select(q, k, shape.keep, setting.backend), lambda bits: lost(of_bits(bits)), what
+                    lambda: ours.select(q, k, shape.keep, setting.backend),
+                    lambda bits: lost(list(chosen_cubes(bits, count, shape.keep))),
+                    what,
                 ),
                 "torch matmul + topk": Candidate(by_topk, lost, what),
             }
@@ -292,4 +294,12 @@ def _select(shape: CubeShape, setting: Setting) -> Case:
     row = shape.heads * count
     moved = row * (2 * shape.channels * setting.dtype.itemsize + 4 * -(-count // 32))
     flop = 2 * row * count * shape.channels
-    return Case(f"select_cubes {_title(shape)}", build, flop, moved, moved + 8 * count * (count + shape.keep))
+    return Case(f"select_cubes {title(shape)}", build, flop, moved, moved + 8 * count * (count + shape.keep))
+
+
+def chosen_cubes(bits: Tensor, count: int, keep: int) -> Tensor:
+    """Bits [1, H, M, W] as indices [H, M, K]. RuntimeError where a row does not hold exactly `keep` cubes."""
+    mask = ours.bits_to_mask(bits[0], count)
+    if bool((mask.sum(-1) != keep).any()):
+        raise RuntimeError(f"a row of the selection does not hold {keep} cubes")
+    return mask.nonzero()[:, 2].view(*mask.shape[:2], keep)

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 20  # below three a median says nothing; beyond twenty it hardly moves
+OVERRUN = 0.5  # share of a case's time by which the least rounds may exceed it: a comparison is worth more than that
 SAMPLE_SECONDS = 200e-6  # a sample lasts at least so long: a thousand times what the clock resolves
 FLUSHED_BYTES = 256 * 2**20  # several times the largest L2
 
@@ -146,9 +147,9 @@ def interleave(
             costs[name], warmups[name] = _timed(stopwatch, function), 1
             if costs[name] < seconds / 20:  # cheap: the first call may have built caches or compiled
                 costs[name], warmups[name] = _timed(stopwatch, function), 2
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever it is, it becomes this candidate's reason and the others go on
             dropped[name] = first_sentence(error)
-    while costs and min_rounds * sum(costs.values()) > seconds - (stopwatch.now() - began):
+    while costs and min_rounds * sum(costs.values()) > (1 + OVERRUN) * seconds - (stopwatch.now() - began):
         slowest = max((name for name in costs if name != keep or len(costs) == 1), key=lambda name: costs[name])
         if slowest == keep and min_rounds * costs[slowest] <= seconds:
             break  # the opponents' first calls took its time; it alone is still worth the whole of it
