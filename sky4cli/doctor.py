@@ -73,7 +73,7 @@ def _extension() -> str:
     except ImportError as error:
         return f"not there ({error}); plain torch computes instead"
     functions = sorted(name for name in dir(_C) if not name.startswith("_"))
-    return f"sky4._C with {', '.join(functions)}"
+    return f"sky4._C, on this CPU {_C.isa()}, with {', '.join(functions)}"
 
 
 def _codecs() -> dict[str, bool]:

@@ -63,7 +63,7 @@ def _load() -> ModuleType | None:
 
 
 _C = _load()
-CUDA_ARCHS: tuple[str, ...] = () if _C is None else tuple(getattr(_C, "cuda_archs", tuple)())
+CUDA_ARCHS: tuple[str, ...] = () if _C is None else tuple(_C.cuda_archs())
 
 
 def native() -> ModuleType:
@@ -127,7 +127,7 @@ def _missing(name: str) -> str:
     if name == "cpu":
         return ""
     if not CUDA_ARCHS:
-        return "this sky4._C was built without CUDA kernels (build it again where nvcc is found)"
+        return "this sky4._C was built without CUDA kernels (build it again where nvcc and a GPU are found, or with SKY4_CUDA_ARCHS set)"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     found = torch.cuda.get_device_capability()
