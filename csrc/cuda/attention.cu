@@ -6,13 +6,8 @@
 #include "../check.h"
 #include "device.h"
 #include "sm80/attention.h"
-
 #ifdef SKY4_CUDA_SM90
-namespace sky4::cuda::sm90 {
-// True where they served the call; false leaves it, untouched, to the other path.
-bool joint_attention_forward(const JointAttention& args);
-bool block_sparse_forward(const BlockSparseAttention& args);
-}  // namespace sky4::cuda::sm90
+#include "sm90/attention.h"
 #endif
 
 namespace sky4::cuda {
@@ -37,7 +32,7 @@ bool may_use_wgmma(const char* kernel, const TensorRef& first) {
 void joint_attention(const JointAttention& args) {
     [[maybe_unused]] const bool wgmma = may_use_wgmma("joint_attention", args.queries.part[0]);
 #ifdef SKY4_CUDA_SM90
-    if (wgmma && sm90::joint_attention_forward(args)) return;
+    if (wgmma && sm90::joint_attention(args)) return;
 #endif
     sm80::joint_attention(args);
 }
@@ -50,7 +45,7 @@ void joint_attention_backward(const JointAttentionBackward& args) {
 void block_sparse_attention(const BlockSparseAttention& args) {
     [[maybe_unused]] const bool wgmma = may_use_wgmma("block_sparse_attention", args.queries);
 #ifdef SKY4_CUDA_SM90
-    if (wgmma && sm90::block_sparse_forward(args)) return;
+    if (wgmma && sm90::block_sparse_attention(args)) return;
 #endif
     sm80::block_sparse_attention(args);
 }

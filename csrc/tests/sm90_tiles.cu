@@ -1,5 +1,6 @@
 // The three views of a tile agree: where the copy engine puts element (row, channel) is where wgmma, through the
 // descriptors that CuTe makes, looks for it. Host code only: nvcc compiles it, no GPU runs it.
+// (CuTe prints that shared-memory addresses are not to be had on the host and takes 0, which is what is wanted here.)
 //
 // Positions by the PTX ISA, 128-byte swizzle: bits 4-6 of a shared-memory address are xored with bits 7-9.
 //   copy engine:    panel p of 64 channels at p * rows * 128, row r at r * 128

@@ -6,9 +6,12 @@
 
 #ifdef __CUDACC__
 #define SKY4_HOST_DEVICE __host__ __device__ __forceinline__
-#define SKY4_UNROLL _Pragma("unroll")
 #else
 #define SKY4_HOST_DEVICE inline
+#endif
+#ifdef __CUDA_ARCH__
+#define SKY4_UNROLL _Pragma("unroll")  // which host compilers warn of
+#else
 #define SKY4_UNROLL
 #endif
 
