@@ -6,7 +6,6 @@
 #include "../check.h"
 #include "device.h"
 #include "sm80/attention.h"
-
 #ifdef SKY4_CUDA_SM90
 #include "sm90/attention.h"
 #endif
