@@ -24,11 +24,22 @@ inline std::string format_shape(const int64_t* shape, int ndim) {
     return text + "]";
 }
 
-// One argument under examination: `Checked(kernel, "noise", noise).is_on(...).has_dtype(...).has_shape(...)`.
+// An argument of a kernel, as errors name it. Put together only when there is one to tell.
+struct Where {
+    const char* kernel;
+    const char* argument;
+};
+
+inline std::string operator+(const Where& where, const std::string& text) {
+    return std::string(where.kernel) + ": " + where.argument + text;
+}
+
+// One argument under examination, whose name must outlive it: `Checked(kernel, "noise",
+// noise).is_on(...).has_dtype(...).has_shape(...)`.
 class Checked {
 public:
     Checked(const char* kernel, const char* argument, const TensorRef& tensor)
-        : where_(std::string(kernel) + ": " + argument), tensor_(tensor) {}
+        : where_{kernel, argument}, tensor_(tensor) {}
 
     const Checked& is_on(Device device) const {
         if (tensor_.device != device)
@@ -102,7 +113,7 @@ public:
     }
 
 private:
-    std::string where_;
+    Where where_;
     const TensorRef& tensor_;
 };
 

@@ -16,7 +16,7 @@ namespace sky4 {
 
 namespace py = pybind11;
 
-inline DType to_dtype(const std::string& where, dlpack::DataType type) {
+inline DType to_dtype(const Where& where, dlpack::DataType type) {
     if (type.lanes == 1) {
         if (type.code == dlpack::kFloat && type.bits == 32) return DType::float32;
         if (type.code == dlpack::kFloat && type.bits == 16) return DType::float16;
@@ -31,7 +31,7 @@ inline DType to_dtype(const std::string& where, dlpack::DataType type) {
                     ", expected float32, bfloat16, float16, int32, int64 or bool");
 }
 
-inline Device to_device(const std::string& where, dlpack::Device device) {
+inline Device to_device(const Where& where, dlpack::Device device) {
     switch (device.type) {
         case dlpack::kCPU:
         case dlpack::kCUDAHost:
@@ -50,10 +50,11 @@ public:
     enum class Use { read, write };
 
     Borrowed(const char* kernel, const char* argument, const py::handle& object, Use use = Use::read) {
-        const std::string where = std::string(kernel) + ": " + argument;
-        if (const dlpack::ExchangeAPI* api = exchange_of(object)) {
+        const Where where{kernel, argument};
+        dlpack::Tensor exported;
+        if (exchange(where, object, use, exported)) {
             held_ = py::reinterpret_borrow<py::object>(object);
-            view(where, exchange(where, *api, use));
+            view(where, exported);
             return;
         }
         if (!py::hasattr(object, "__dlpack__"))
@@ -77,16 +78,32 @@ private:
         return api->version.major == dlpack::kMajorVersion ? api : nullptr;
     }
 
-    dlpack::Tensor exchange(const std::string& where, const dlpack::ExchangeAPI& api, Use use) {
-        dlpack::Tensor tensor;
-        if (use == Use::read && api.tensor_from_object != nullptr) {
-            if (api.tensor_from_object(held_.ptr(), &tensor) != 0) throw py::error_already_set();
-            return tensor;
+    // False where the type has no such functions, or they refuse, or a gradient would be lost without a word (they do
+    // not ask): __dlpack__ then does it, or says why not.
+    bool exchange(const Where& where, const py::handle& object, Use use, dlpack::Tensor& to) {
+        const dlpack::ExchangeAPI* api = exchange_of(object);
+        if (api == nullptr || wants_gradient(object)) return false;
+        if (use == Use::read && api->tensor_from_object != nullptr) {
+            if (api->tensor_from_object(object.ptr(), &to) == 0) return true;
+            PyErr_Clear();
+            return false;
         }
         dlpack::ManagedTensorVersioned* managed = nullptr;
-        if (api.managed_from_object(held_.ptr(), &managed) != 0) throw py::error_already_set();
+        if (api->managed_from_object(object.ptr(), &managed) != 0) {
+            PyErr_Clear();
+            return false;
+        }
         managed_.reset(managed);
-        return checked(where, *managed, use);
+        to = checked(where, *managed, use);
+        return true;
+    }
+
+    static bool wants_gradient(const py::handle& object) {
+        static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+        PyObject* const wants = PyObject_GetAttr(object.ptr(), name);
+        if (wants == nullptr) PyErr_Clear();
+        Py_XDECREF(wants);  // a bool outlives it
+        return wants == Py_True;
     }
 
     // The protocol's own way to tell the generations apart: producers before DLPack 1.0 know no `max_version`.
@@ -100,7 +117,7 @@ private:
     }
 
     // The capsule keeps its name and its destructor: it is never "consumed", and frees itself when we let it go.
-    const dlpack::Tensor& take(const std::string& where, Use use) const {
+    const dlpack::Tensor& take(const Where& where, Use use) const {
         PyObject* capsule = held_.ptr();
         if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
             const auto* managed =
@@ -112,8 +129,7 @@ private:
         throw WrongType(where + " has a __dlpack__ that returns no DLPack capsule");
     }
 
-    static const dlpack::Tensor& checked(const std::string& where, const dlpack::ManagedTensorVersioned& managed,
-                                         Use use) {
+    static const dlpack::Tensor& checked(const Where& where, const dlpack::ManagedTensorVersioned& managed, Use use) {
         if (managed.version.major != dlpack::kMajorVersion)
             throw WrongType(where + " speaks DLPack " + std::to_string(managed.version.major) + ", expected " +
                             std::to_string(dlpack::kMajorVersion));
@@ -122,7 +138,7 @@ private:
         return managed.tensor;
     }
 
-    void view(const std::string& where, const dlpack::Tensor& from) {
+    void view(const Where& where, const dlpack::Tensor& from) {
         if (from.ndim < 0 || from.ndim > TensorRef::kMaxDims)
             throw WrongValue(where + " has " + std::to_string(from.ndim) + " axes, expected at most " +
                              std::to_string(TensorRef::kMaxDims));
