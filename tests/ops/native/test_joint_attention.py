@@ -6,9 +6,16 @@ B batch, L_i length of query segment i, L_j of key segment j, H heads, d channel
 import numpy as np
 import pytest
 import torch
-from tests.ops.native.attention_cases import assert_as_exact_as_torch, gradients, level, normal, softmax_attention, torch_attention
 
 from sky4 import _C
+from tests.ops.native.attention_cases import (
+    assert_as_exact_as_torch,
+    gradients,
+    level,
+    normal,
+    softmax_attention,
+    torch_attention,
+)
 
 __all__ = ["level"]  # a fixture
 DTYPES = [torch.float32, torch.bfloat16]
@@ -60,7 +67,9 @@ def check(queries, keys, values, lengths=(), scale=None):
 
     grad_out = normal(*out.shape, dtype=out.dtype, seed=99)
     grads = attend_backward(queries, keys, values, out, lse, grad_out, lengths, scale)
-    wanted = gradients(lambda *x: softmax_attention(*x, keep, scale)[0], [x.double() for x in joined], grad_out.double())
+    wanted = gradients(
+        lambda *x: softmax_attention(*x, keep, scale)[0], [x.double() for x in joined], grad_out.double()
+    )
     theirs = gradients(lambda *x: torch_attention(*x, keep, scale), joined, grad_out)
     for name, ours, other, want in zip("qkv", grads, theirs, wanted, strict=True):
         assert_as_exact_as_torch(torch.cat(ours, 1), other, want, f"gradient of {name}")
