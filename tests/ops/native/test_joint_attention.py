@@ -67,9 +67,8 @@ def check(queries, keys, values, lengths=(), scale=None):
 
     grad_out = normal(*out.shape, dtype=out.dtype, seed=99)
     grads = attend_backward(queries, keys, values, out, lse, grad_out, lengths, scale)
-    wanted = gradients(
-        lambda *x: softmax_attention(*x, keep, scale)[0], [x.double() for x in joined], grad_out.double()
-    )
+    in_double = [x.double() for x in joined]
+    wanted = gradients(lambda *x: softmax_attention(*x, keep, scale)[0], in_double, grad_out.double())
     theirs = gradients(lambda *x: torch_attention(*x, keep, scale), joined, grad_out)
     for name, ours, other, want in zip("qkv", grads, theirs, wanted, strict=True):
         assert_as_exact_as_torch(torch.cat(ours, 1), other, want, f"gradient of {name}")
