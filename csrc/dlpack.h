@@ -48,30 +48,31 @@ struct ManagedTensor {
     void (*deleter)(ManagedTensor*);
 };
 
-struct Version {
-    uint32_t major;
-    uint32_t minor;
-};
-
 // Capsule "dltensor_versioned".
 struct ManagedTensorVersioned {
-    Version version;
+    struct {
+        uint32_t major;
+        uint32_t minor;
+    } version;
     void* context;
     void (*deleter)(ManagedTensorVersioned*);
     uint64_t flags;
     Tensor tensor;
 };
 
-// Capsule "dlpack_exchange_api", the attribute __dlpack_c_exchange_api__ of a tensor type: the same without a detour
-// through Python. Functions return 0, or -1 with a Python exception set.
+// What a producer's type may carry as `__dlpack_c_exchange_api__` (capsule "dlpack_exchange_api"): its tensors without
+// a call into Python. PyTorch's way through `__dlpack__` takes 3 microseconds a tensor, this one a tenth of that.
 struct ExchangeAPI {
-    Version version;
-    ExchangeAPI* previous;  // of an older version, or null
-    int (*allocate)(Tensor*, ManagedTensorVersioned**, void*, void (*)(void*, const char*, const char*));
-    int (*managed_from_object)(void* object, ManagedTensorVersioned** out);
-    int (*managed_to_object)(ManagedTensorVersioned* tensor, void** out);
-    int (*tensor_from_object)(void* object, Tensor* out);  // a view, valid while the object is not changed; may be null
-    int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
+    struct {
+        uint32_t major;
+        uint32_t minor;
+    } version;
+    void* previous;
+    void* allocate;
+    int (*managed_from_object)(void* object, ManagedTensorVersioned** out);  // 0, or -1 and a Python exception
+    void* managed_to_object;
+    int (*tensor_from_object)(void* object, Tensor* out);  // borrows; may be null
+    void* current_stream;
 };
 
 }  // namespace sky4::dlpack

@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -43,40 +44,7 @@ inline Device to_device(const Where& where, dlpack::Device device) {
                     ", expected cpu (1) or cuda (2)");
 }
 
-// The exchange functions of a tensor type that has them in our version, else null. Some hundred nanoseconds a tensor,
-// where a capsule takes some thousand.
-inline const dlpack::ExchangeAPI* exchange_api(PyTypeObject* type) {
-    static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
-    PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name);
-    if (capsule == nullptr) {
-        PyErr_Clear();
-        return nullptr;
-    }
-    const dlpack::ExchangeAPI* api = nullptr;
-    if (PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
-        api = static_cast<const dlpack::ExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-    Py_DECREF(capsule);  // the table itself lives as long as the process
-    while (api != nullptr && api->version.major != dlpack::kMajorVersion) api = api->previous;
-    return api != nullptr && api->tensor_from_object != nullptr ? api : nullptr;
-}
-
-// False where the object's type has no such functions, or refuses, or would lose a gradient without a word: its
-// __dlpack__ then tells why.
-inline bool export_directly(PyObject* object, dlpack::Tensor& to) {
-    const dlpack::ExchangeAPI* api = exchange_api(Py_TYPE(object));
-    if (api == nullptr) return false;
-    static PyObject* const name = PyUnicode_InternFromString("requires_grad");
-    PyObject* wants_gradient = PyObject_GetAttr(object, name);
-    const bool refuse = wants_gradient == Py_True;
-    if (wants_gradient == nullptr) PyErr_Clear();
-    Py_XDECREF(wants_gradient);
-    if (refuse) return false;
-    if (api->tensor_from_object(object, &to) == 0) return true;
-    PyErr_Clear();
-    return false;
-}
-
-// Holds an object, or its DLPack capsule, so its memory, for as long as the view is in use.
+// Holds an object's memory for as long as the view is in use.
 class Borrowed {
 public:
     enum class Use { read, write };
@@ -84,7 +52,7 @@ public:
     Borrowed(const char* kernel, const char* argument, const py::handle& object, Use use = Use::read) {
         const Where where{kernel, argument};
         dlpack::Tensor exported;
-        if (export_directly(object.ptr(), exported)) {
+        if (exchange(where, object, use, exported)) {
             held_ = py::reinterpret_borrow<py::object>(object);
             view(where, exported);
             return;
@@ -99,6 +67,45 @@ public:
     const TensorRef& tensor() const { return tensor_; }
 
 private:
+    // The C functions of the object's type, or null where it has none that we understand. A subclass must go the long
+    // way, which it may have changed: of PyTorch's, some own no memory.
+    static const dlpack::ExchangeAPI* exchange_of(const py::handle& object) {
+        static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+        PyObject* const own = Py_TYPE(object.ptr())->tp_dict;
+        PyObject* const capsule = own != nullptr ? PyDict_GetItem(own, name) : nullptr;
+        if (capsule == nullptr || !PyCapsule_IsValid(capsule, "dlpack_exchange_api")) return nullptr;
+        const auto* api = static_cast<const dlpack::ExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+        return api->version.major == dlpack::kMajorVersion ? api : nullptr;
+    }
+
+    // False where the type has no such functions, or they refuse, or a gradient would be lost without a word (they do
+    // not ask): __dlpack__ then does it, or says why not.
+    bool exchange(const Where& where, const py::handle& object, Use use, dlpack::Tensor& to) {
+        const dlpack::ExchangeAPI* api = exchange_of(object);
+        if (api == nullptr || wants_gradient(object)) return false;
+        if (use == Use::read && api->tensor_from_object != nullptr) {
+            if (api->tensor_from_object(object.ptr(), &to) == 0) return true;
+            PyErr_Clear();
+            return false;
+        }
+        dlpack::ManagedTensorVersioned* managed = nullptr;
+        if (api->managed_from_object(object.ptr(), &managed) != 0) {
+            PyErr_Clear();
+            return false;
+        }
+        managed_.reset(managed);
+        to = checked(where, *managed, use);
+        return true;
+    }
+
+    static bool wants_gradient(const py::handle& object) {
+        static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+        PyObject* const wants = PyObject_GetAttr(object.ptr(), name);
+        if (wants == nullptr) PyErr_Clear();
+        Py_XDECREF(wants);  // a bool outlives it
+        return wants == Py_True;
+    }
+
     // The protocol's own way to tell the generations apart: producers before DLPack 1.0 know no `max_version`.
     static py::object export_capsule(const py::handle& object) {
         try {
@@ -115,16 +122,20 @@ private:
         if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
             const auto* managed =
                 static_cast<const dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
-            if (managed->version.major != dlpack::kMajorVersion)
-                throw WrongType(where + " speaks DLPack " + std::to_string(managed->version.major) + ", expected " +
-                                std::to_string(dlpack::kMajorVersion));
-            if (use == Use::write && (managed->flags & dlpack::kFlagReadOnly))
-                throw WrongValue(where + " is read-only, expected memory that can be written");
-            return managed->tensor;
+            return checked(where, *managed, use);
         }
         if (PyCapsule_IsValid(capsule, "dltensor"))
             return static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
         throw WrongType(where + " has a __dlpack__ that returns no DLPack capsule");
+    }
+
+    static const dlpack::Tensor& checked(const Where& where, const dlpack::ManagedTensorVersioned& managed, Use use) {
+        if (managed.version.major != dlpack::kMajorVersion)
+            throw WrongType(where + " speaks DLPack " + std::to_string(managed.version.major) + ", expected " +
+                            std::to_string(dlpack::kMajorVersion));
+        if (use == Use::write && (managed.flags & dlpack::kFlagReadOnly))
+            throw WrongValue(where + " is read-only, expected memory that can be written");
+        return managed.tensor;
     }
 
     void view(const Where& where, const dlpack::Tensor& from) {
@@ -142,8 +153,8 @@ private:
             tensor_.stride[d] = from.strides != nullptr ? from.strides[d] : contiguous;
             contiguous *= from.shape[d];
         }
-        if (from.data == nullptr && tensor_.elements() != 0)
-            throw WrongValue(where + " has no memory (a fake tensor?), expected a real one");
+        if (from.data == nullptr && tensor_.elements() > 0)
+            throw WrongValue(where + " owns no memory (a fake tensor?), expected one that does");
         const auto address = reinterpret_cast<uintptr_t>(tensor_.data);
         const uintptr_t item = from.dtype.bits / 8;
         if (address % item != 0)
@@ -151,7 +162,14 @@ private:
                              " bytes off, expected alignment to its " + std::to_string(item) + "-byte elements");
     }
 
-    py::object held_;
+    struct Release {
+        void operator()(dlpack::ManagedTensorVersioned* managed) const {
+            if (managed->deleter != nullptr) managed->deleter(managed);
+        }
+    };
+
+    py::object held_;  // the tensor itself, or the capsule of its memory
+    std::unique_ptr<dlpack::ManagedTensorVersioned, Release> managed_;
     TensorRef tensor_;
 };
 

@@ -1,4 +1,5 @@
 # The types of the native module; its docstrings stand in csrc/bindings.cpp.
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 class DLPackTensor(Protocol):
@@ -47,4 +48,68 @@ def qk_norm_rope_backward(
 ) -> None: ...
 def select_cubes(
     queries: DLPackTensor, keys: DLPackTensor, keep: int, selected: DLPackTensor, *, stream: int = 0
+) -> None: ...
+def joint_attention(
+    queries: Sequence[DLPackTensor],
+    keys: Sequence[DLPackTensor],
+    values: Sequence[DLPackTensor],
+    out: DLPackTensor,
+    *,
+    lengths: Sequence[DLPackTensor | None] = ...,
+    lse: DLPackTensor | None = None,
+    scale: float,
+    stream: int = 0,
+) -> None: ...
+def joint_attention_backward(
+    queries: Sequence[DLPackTensor],
+    keys: Sequence[DLPackTensor],
+    values: Sequence[DLPackTensor],
+    out: DLPackTensor,
+    lse: DLPackTensor,
+    grad_out: DLPackTensor,
+    grad_queries: Sequence[DLPackTensor],
+    grad_keys: Sequence[DLPackTensor],
+    grad_values: Sequence[DLPackTensor],
+    *,
+    lengths: Sequence[DLPackTensor | None] = ...,
+    scale: float,
+    stream: int = 0,
+) -> None: ...
+def block_sparse_attention(
+    queries: DLPackTensor,
+    keys: DLPackTensor,
+    values: DLPackTensor,
+    query_starts: DLPackTensor,
+    key_starts: DLPackTensor,
+    selected: DLPackTensor,
+    out: DLPackTensor,
+    *,
+    text_keys: DLPackTensor | None = None,
+    text_values: DLPackTensor | None = None,
+    text_lengths: DLPackTensor | None = None,
+    lse: DLPackTensor | None = None,
+    scale: float,
+    stream: int = 0,
+) -> None: ...
+def block_sparse_attention_backward(
+    queries: DLPackTensor,
+    keys: DLPackTensor,
+    values: DLPackTensor,
+    query_starts: DLPackTensor,
+    key_starts: DLPackTensor,
+    selected: DLPackTensor,
+    out: DLPackTensor,
+    lse: DLPackTensor,
+    grad_out: DLPackTensor,
+    grad_queries: DLPackTensor,
+    grad_keys: DLPackTensor,
+    grad_values: DLPackTensor,
+    *,
+    text_keys: DLPackTensor | None = None,
+    text_values: DLPackTensor | None = None,
+    text_lengths: DLPackTensor | None = None,
+    grad_text_keys: DLPackTensor | None = None,
+    grad_text_values: DLPackTensor | None = None,
+    scale: float,
+    stream: int = 0,
 ) -> None: ...
