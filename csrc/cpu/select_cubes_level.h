@@ -94,16 +94,18 @@ SKY4_INLINE void select_lanes(float* scores, int64_t M, int64_t keep, int32_t* w
     // a bound that exactly `keep` reach is as good as the highest, and usually met long before.
     const vi wanted = splat(static_cast<int32_t>(keep));
     high += 1;
-    for (vi open = (vu)(high - low) > 1u; any_lane(open); open = (vu)(high - low) > 1u) {
-        const vi middle = low + (vi)((vu)(high - low) >> 1);
+    for (;;) {
+        const vu span = (vu)high - (vu)low;  // unsigned: the whole range of int32 may lie between
+        const vi open = span > 1u;
+        if (!any_lane(open)) break;
+        const vi middle = (vi)((vu)low + (span >> 1));
         const vi reached = count_from(ordered, M, middle);
         const vi enough = open & (reached >= wanted), few = open & (reached < wanted);
         low = enough ? middle : low;
         high = few ? middle : high;
         high = (enough & (reached == wanted)) ? low + 1 : high;
     }
-    vi ties =
-        wanted - count_from(ordered, M, low + 1);  // how many of those equal to the bound are taken, the first ones
+    vi ties = wanted - count_from(ordered, M, low + 1);  // of those equal to the bound so many are taken, the first
     const int64_t row_words = (M + 31) / 32;
     for (int64_t w = 0; w < row_words; ++w) {
         vi word{};
