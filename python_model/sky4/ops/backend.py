@@ -127,7 +127,10 @@ def _missing(name: str) -> str:
     if name == "cpu":
         return ""
     if not CUDA_ARCHS:
-        return "this sky4._C was built without CUDA kernels (build it again where nvcc and a GPU are found, or with SKY4_CUDA_ARCHS set)"
+        return (
+            "this sky4._C was built without CUDA kernels "
+            "(build it again where nvcc and a GPU are found, or with SKY4_CUDA_ARCHS set)"
+        )
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     found = torch.cuda.get_device_capability()
