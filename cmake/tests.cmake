@@ -12,29 +12,10 @@ if(SKY4_SANITIZE)
   add_link_options(-fsanitize=${SKY4_SANITIZE})
 endif()
 
-# sky4_test(NAME SOURCE... [EMULATION FOLDER CUDA SOURCE...] [SANITIZERS NAME...]): a program that exits with 0 where all
-# holds. Those named cpu_* run once for every instruction-set level. Paths are relative to csrc/tests.
-#   EMULATION   CUDA sources to compile as C++, with this folder's stand-ins for the CUDA runtime first on the path
-#   SANITIZERS  what it can run under, by the sanitizer's first name; unset: all
+# A program of csrc/tests that exits with 0 where all holds. Those named cpu_* run once for every instruction-set level.
+# The emulated CUDA kernels are not among them: they watch their own memory and order, and the Python tests run them.
 function(sky4_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 given "" "EMULATION" "CUDA;SANITIZERS")
-  string(REGEX REPLACE ",.*" "" sanitizer "${SKY4_SANITIZE}")
-  if(given_SANITIZERS AND sanitizer AND NOT sanitizer IN_LIST given_SANITIZERS)
-    return()
-  endif()
-  set(folder ${PROJECT_SOURCE_DIR}/csrc/tests)
-  list(TRANSFORM given_UNPARSED_ARGUMENTS PREPEND ${folder}/ OUTPUT_VARIABLE sources)
-  foreach(source IN LISTS given_CUDA)
-    # One line of C++ each: CMake would compile the .cu files themselves as CUDA.
-    string(REGEX REPLACE "[./]+" "_" stem ${source})
-    file(CONFIGURE OUTPUT ${name}/${stem}.cpp CONTENT "#include \"${folder}/${source}\"\n")
-    list(APPEND sources ${PROJECT_BINARY_DIR}/${name}/${stem}.cpp)
-  endforeach()
-  add_executable(${name} ${sources})
-  if(given_EMULATION)
-    target_include_directories(${name} BEFORE PRIVATE ${folder}/${given_EMULATION})
-    target_compile_definitions(${name} PRIVATE SKY4_EMULATED)
-  endif()
+  add_executable(${name} ${PROJECT_SOURCE_DIR}/csrc/tests/${name}.cpp)
   target_compile_options(${name} PRIVATE -Wall -Wextra -ffp-contract=off)
   target_link_libraries(${name} PRIVATE sky4_cpu)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
@@ -43,9 +24,7 @@ endfunction()
 
 function(sky4_add_tests)
   add_custom_target(sky4_tests)
-  sky4_test(sm90_schedule sm90_schedule.cpp)
-  sky4_test(sm90_numerics sm90_numerics.cpp)
-  file(GLOB sm80 RELATIVE ${PROJECT_SOURCE_DIR}/csrc/tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/sm80/*.cu)
-  sky4_test(emulated_attention emulated_attention.cpp EMULATION emulation_sm80 CUDA ../cuda/attention.cu ${sm80})
-  sky4_test(cpu_kernels cpu_kernels.cpp)
+  sky4_test(cpu_kernels)
+  sky4_test(sm90_numerics)
+  sky4_test(sm90_schedule)
 endfunction()
