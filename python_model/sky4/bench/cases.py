@@ -83,14 +83,8 @@ def run_cases(
     `each` is given case, subject and call of all that was measured, after the timing (for a profile).
     """
     began = stopwatch.now()
-    not_run: list[NotRun] = []
     roofs.visit()
-    todo = []
-    for case in cases:
-        if reason := _obstacle(case, setting, roofs, budget):
-            not_run.append(NotRun(case.name, OURS, reason))
-        else:
-            todo.append(case)
+    todo, not_run = _worth_trying(cases, setting, roofs, budget)
 
     def weight(case: Case) -> float:
         return max((case.flop or 0) / roofs.best_matmul, (case.bytes or 0) / roofs.copy, LEAST_WEIGHT)
@@ -110,7 +104,7 @@ def run_cases(
             roofs.visit()
         missing = {**built.missing, **measured.dropped}
         not_run += [NotRun(case.name, subject, reason) for subject, reason in missing.items()]
-        results.append((case, Built({name: _told(c) for name, c in built.candidates.items()}), measured, errors))
+        results.append((case, built, measured, errors))
     rows = [
         _row(case, subject, built.candidates[subject], measured, errors.get(subject), setting, roofs)
         for case, built, measured, errors in results
@@ -125,6 +119,7 @@ def _run(
     seconds: float,
     each: Callable[[str, str, Callable[[], Any]], None] | None,
 ) -> tuple[Built, Measured, dict[str, float]]:
+    """The candidates come back without their functions, which hold the case's tensors."""
     built = case.build()
     calls = {name: candidate.call for name, candidate in built.candidates.items()}
     measured = interleave(calls, stopwatch, seconds, keep=OURS)
@@ -135,30 +130,39 @@ def _run(
             errors[name] = candidate.error(candidate.call())
         if each is not None:
             each(case.name, name, candidate.call)
-    return built, measured, errors
-
-
-def _told(candidate: Candidate) -> Candidate:
-    """Without the functions, which hold the case's tensors."""
-    return replace(candidate, call=_nothing, error=None)
+    told = {name: replace(candidate, call=_nothing, error=None) for name, candidate in built.candidates.items()}
+    return Built(told, built.missing), measured, errors
 
 
 def _nothing() -> None:
     pass
 
 
-def _obstacle(case: Case, setting: Setting, roofs: Roofs, budget: float) -> str:
-    """Why the case is not tried, or the empty string."""
+def _worth_trying(
+    cases: Sequence[Case], setting: Setting, roofs: Roofs, budget: float
+) -> tuple[list[Case], list[NotRun]]:
+    """The cases that memory and budget can hold, in their order, and the reasons for the others, the largest first.
+
+    Of each case ours and one opponent are counted, as quick as a matrix product; nothing is, so what is left out here
+    could not have been measured.
+    """
     free = free_memory(setting.device)
-    if case.memory > free:
-        return f"it needs about {case.memory / 2**30:.0f} GiB and {free / 2**30:.0f} GiB are free"
-    call = (case.flop or 0) / roofs.best_matmul
-    if CALLS * call > LAST_SHARE * budget:
-        return (
-            f"a call takes at least {call:.3g} s at the rate of a matrix product, and {CALLS} are needed; "
-            f"raise --budget from {budget:.3g} s"
+    todo, not_run = list(cases), []
+    for case in cases:
+        if case.memory > free:
+            todo.remove(case)
+            reason = f"it needs about {case.memory / 2**30:.0f} GiB and {free / 2**30:.0f} GiB are free"
+            not_run.append(NotRun(case.name, OURS, reason))
+    calls = {case.name: (case.flop or 0) / roofs.best_matmul for case in todo}
+    while todo and 2 * CALLS * sum(calls[case.name] for case in todo) > LAST_SHARE * budget:
+        largest = max(todo, key=lambda case: calls[case.name])
+        todo.remove(largest)
+        reason = (
+            f"a call takes at least {calls[largest.name]:.3g} s at the rate of a matrix product, too long beside the "
+            f"other cases in {budget:.3g} s; raise --budget or ask for fewer shapes"
         )
-    return ""
+        not_run.append(NotRun(largest.name, OURS, reason))
+    return todo, not_run
 
 
 def _row(
