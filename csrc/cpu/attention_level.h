@@ -38,7 +38,8 @@ SKY4_INLINE vf exp2_of_negative(vf x) {
 // The scores of `rows` queries with one block, `columns` of them: a whole number of panels.
 // Not inlined: among the variables of `attend`, GCC 12 keeps a vector of `keys` in memory instead of a register.
 template <typename W>
-__attribute__((noinline)) void scores(const W* q, int rows, const W* keys, int words, int columns, float scale, float* s) {
+__attribute__((noinline)) void scores(const W* q, int rows, const W* keys, int words, int columns, float scale,
+                                      float* s) {
     for (int c = 0; c < columns; c += kPanel) {
         const W* panel = keys + static_cast<int64_t>(c) * words;
         for_row_tiles(rows, [&](auto tile_rows, int first) {
