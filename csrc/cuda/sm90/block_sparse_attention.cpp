@@ -4,6 +4,7 @@
 #include <string>
 
 #include "../../check.h"
+#include "../device.h"
 #include "attention.h"
 #include "sparse.h"
 #include "tensor_map.h"
@@ -21,7 +22,7 @@ using Launch = cudaError_t (*)(const SparseParams&, cudaStream_t);
 
 bool serves(const BlockSparseAttention& args) {
     const TensorRef& q = args.queries;
-    if (!is_hopper(q.device_index)) return false;
+    if (compute_capability(kName, q.device_index) != 90) return false;
     if (q.shape[3] != 64 && q.shape[3] != 128) return false;
     if (!(args.scale > 0.0f)) return false;  // the running maximum is that of the unscaled scores
     if (q.shape[0] > kMaxGridYZ || q.shape[2] > kMaxGridYZ) return false;
@@ -84,7 +85,7 @@ SparseParams parameters(const BlockSparseAttention& args) {
 bool block_sparse_attention(const BlockSparseAttention& args) {
     if (!serves(args)) return false;
     if (args.out.elements() == 0) return true;
-    const OnDevice here(args.out.device_index, kName);
+    const DeviceGuard here(kName, args.out.device_index);
     const Launch launch = args.out.dtype == DType::bfloat16 ? choose<DType::bfloat16>(args.out.shape[3])
                                                             : choose<DType::float16>(args.out.shape[3]);
     check(launch(parameters(args), static_cast<cudaStream_t>(args.stream)), kName);

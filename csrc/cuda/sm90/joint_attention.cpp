@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../../check.h"
+#include "../device.h"
 #include "attention.h"
 #include "dense.h"
 #include "tensor_map.h"
@@ -27,7 +28,7 @@ struct Choice {
 
 bool serves(const JointAttention& args) {
     const TensorRef& first = args.queries.part[0];
-    if (!is_hopper(first.device_index)) return false;
+    if (compute_capability(kName, first.device_index) != 90) return false;
     if (first.shape[3] != 64 && first.shape[3] != 128) return false;
     if (!(args.scale > 0.0f)) return false;  // the running maximum is that of the unscaled scores
     for (int i = 0; i < args.queries.count; ++i)
@@ -97,7 +98,7 @@ DenseParams parameters(const JointAttention& args, int key_tile) {
 bool joint_attention(const JointAttention& args) {
     if (!serves(args)) return false;
     if (args.out.elements() == 0) return true;
-    const OnDevice here(args.out.device_index, kName);
+    const DeviceGuard here(kName, args.out.device_index);
     const Choice choice =
         args.out.dtype == DType::bfloat16 ? choose<DType::bfloat16>(args) : choose<DType::float16>(args);
     DenseParams p = parameters(args, choice.key_tile);

@@ -1,6 +1,9 @@
 #include "tensor_map.h"
 
 #include <stdexcept>
+#include <string>
+
+#include "../device.h"
 
 namespace sky4::cuda::sm90 {
 namespace {
@@ -26,24 +29,6 @@ decltype(&cuTensorMapEncodeTiled) encoder(const char* kernel) {
 }
 
 }  // namespace
-
-void check(cudaError_t status, const char* kernel) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(status));
-}
-
-OnDevice::OnDevice(int device, const char* kernel) {
-    check(cudaGetDevice(&previous_), kernel);
-    check(cudaSetDevice(device), kernel);
-}
-
-OnDevice::~OnDevice() { cudaSetDevice(previous_); }
-
-bool is_hopper(int device) {
-    int major = 0, minor = 0;
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
-           minor == 0;
-}
 
 bool suits_copies(const TensorRef& tensor) {
     constexpr int64_t kElement = 2;  // bytes of bfloat16 and float16
