@@ -38,11 +38,15 @@ def make_clips(
 ) -> list[Clip]:
     """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
     that is possible."""
+    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import validate, warnings
 
     began = time.monotonic()
     validate(request, ModelFolder.read(engine.model))
+    if request.soundtrack is not None:
+        for path in paths:
+            check_soundtrack(request.soundtrack, request.seconds, path)
     for warning in warnings(request):
         reporter.note(f"note: {warning}")
     if enhancer is not None:
