@@ -78,7 +78,9 @@ def _room(x: Tensor, y: Tensor, edge: float) -> Tensor:
     window = torch.maximum((x - 0.72).abs() - 0.16, (y - 0.34).abs() - 0.17)
     wall = _over(_rgb(84, 62, 52, like=x), _rgb(26, 44, 88, like=x), _inside(window, edge))
     frame = (window.abs() - 0.014).clamp(min=-1)
-    return _over(_over(wall, _rgb(44, 30, 22, like=x), _inside(frame, edge)), _rgb(44, 26, 20, like=x), _inside(0.8 - y, edge))
+    return _over(
+        _over(wall, _rgb(44, 30, 22, like=x), _inside(frame, edge)), _rgb(44, 26, 20, like=x), _inside(0.8 - y, edge)
+    )
 
 
 def _space(x: Tensor, y: Tensor, edge: float) -> Tensor:

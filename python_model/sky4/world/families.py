@@ -97,7 +97,12 @@ TASK_ROWS: tuple[TaskRow, ...] = (
     TaskRow("inpaint_attribute", "region inpainting: attribute", "attribute", under="base", region="thing"),
     TaskRow("inpaint_background", "region inpainting: background", "place", under="base", region="surroundings"),
     TaskRow(
-        "inpaint_reference", "reference-guided inpainting", "replaced", ("still:identity",), under="base", region="thing"
+        "inpaint_reference",
+        "reference-guided inpainting",
+        "replaced",
+        ("still:identity",),
+        under="base",
+        region="thing",
     ),
     TaskRow("removal", "element removal", "base", ("overlay",)),
     TaskRow("subject_replace", "subject manipulation: replace", "replaced", ("base",)),
@@ -221,7 +226,12 @@ def _wanderer(scene: Scene, random: np.random.Generator, level: int) -> Scene:
 def _renamed(scene: Scene, other: Scene) -> Scene:
     """A scene's way with another's identity and sound."""
     return replace(
-        scene, shape=other.shape, colour=other.colour, texture=other.texture, accent=other.accent, material=other.material
+        scene,
+        shape=other.shape,
+        colour=other.colour,
+        texture=other.texture,
+        accent=other.accent,
+        material=other.material,
     )
 
 

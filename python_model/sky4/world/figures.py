@@ -26,7 +26,9 @@ def thing_coverage(thing: Scene, time: Tensor, x: Tensor, y: Tensor, edge: float
     return (0.5 - distance * radius / edge).clamp(0, 1)
 
 
-def paint_thing(picture: Tensor, thing: Scene, time: Tensor, x: Tensor, y: Tensor, edge: float, outline: bool) -> Tensor:
+def paint_thing(
+    picture: Tensor, thing: Scene, time: Tensor, x: Tensor, y: Tensor, edge: float, outline: bool
+) -> Tensor:
     """The picture with the thing over it."""
     alpha = thing_coverage(thing, time, x, y, edge, outline=outline)[..., None]
     colour = colour_of(thing.colour, x)
@@ -105,7 +107,8 @@ def paint_talker(picture: Tensor, talker: Talker, time: Tensor, x: Tensor, y: Te
         picture = draw(picture, ink, torch.maximum(u.abs() - 0.4, (v - 1.1).abs() - 0.06 - 0.45 * u.abs()))
     if talker.accessory == "hat":
         hat = torch.minimum(
-            torch.maximum(u.abs() - 0.55, (v + 1.15).abs() - 0.3), torch.maximum(u.abs() - 0.95, (v + 0.85).abs() - 0.08)
+            torch.maximum(u.abs() - 0.55, (v + 1.15).abs() - 0.3),
+            torch.maximum(u.abs() - 0.95, (v + 0.85).abs() - 0.08),
         )
         picture = draw(picture, ink, hat)
     bend = v - 0.5 - talker.expression.curve * 0.14 * (0.5 - (u / 0.36).square())

@@ -53,7 +53,9 @@ def tinted(effect: str, p: Tensor, picture: Tensor, x: Tensor, y: Tensor) -> Ten
         matrix = _hue(2 * math.pi * p[:, 0, 0])  # [F, 3, 3]
         return torch.einsum("fij,fhwj->fhwi", matrix, picture).clamp(0, 1)
     if effect == "dissolve":
-        grain = 0.5 + 0.25 * torch.sin(19 * x + 3 * torch.sin(11 * y)) + 0.25 * torch.sin(23 * y + 2 * torch.sin(13 * x))
+        grain = (
+            0.5 + 0.25 * torch.sin(19 * x + 3 * torch.sin(11 * y)) + 0.25 * torch.sin(23 * y + 2 * torch.sin(13 * x))
+        )
         return picture * ((grain - 1.4 * p) * 5 + 1.0).clamp(0, 1)[..., None]
     if effect == "curtain":
         return picture * ((0.5 * (1 - p) - (x - 0.5).abs()) * 24 + 0.5).clamp(0, 1)[..., None]
@@ -174,17 +176,13 @@ def _write(canvas: Tensor, text: str, left: int, top: int, fine: int) -> None:
                     canvas[max(0, y * fine) : (y + 1) * fine, max(0, x * fine) : (x + 1) * fine] = 1.0
 
 
-# Five columns of seven dots, the lowest bit on top.
-FONT: dict[str, str] = dict(
-    zip(
-        " 0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (
-            "0000000000 3E5149453E 00427F4000 4261514946 2141454B31 1814127F10 2745454539 3C4A494930 0171090503 "
-            "3649494936 064949291E 7E1111117E 7F49494936 3E41414122 7F4141221C 7F49494941 7F09090901 3E4149497A "
-            "7F0808087F 00417F4100 2040413F01 7F08142241 7F40404040 7F020C027F 7F0408107F 3E4141413E 7F09090906 "
-            "3E4151215E 7F09192946 4649494931 01017F0101 3F4040403F 1F2040201F 3F4038403F 6314081463 0708700807 "
-            "6151494543"
-        ).split(),
-        strict=True,
-    )
-)
+# Of each letter five columns of seven dots, the lowest bit on top, as two hexadecimal digits each.
+_LETTERS = " 0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_COLUMNS = (
+    "0000000000" "3E5149453E" "00427F4000" "4261514946" "2141454B31" "1814127F10" "2745454539" "3C4A494930"
+    "0171090503" "3649494936" "064949291E" "7E1111117E" "7F49494936" "3E41414122" "7F4141221C" "7F49494941"
+    "7F09090901" "3E4149497A" "7F0808087F" "00417F4100" "2040413F01" "7F08142241" "7F40404040" "7F020C027F"
+    "7F0408107F" "3E4141413E" "7F09090906" "3E4151215E" "7F09192946" "4649494931" "01017F0101" "3F4040403F"
+    "1F2040201F" "3F4038403F" "6314081463" "0708700807" "6151494543"
+)  # fmt: skip
+FONT: dict[str, str] = {letter: _COLUMNS[10 * i : 10 * i + 10] for i, letter in enumerate(_LETTERS)}
