@@ -33,7 +33,10 @@ HALF = Fraction(1, 2)
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video file says of itself, at display geometry. frames is at the file's own rate."""
+    """What a video file says of itself, at display geometry.
+
+    fps: its own rate; of a variable one the average, to a hundredth. frames: so many of it at fps.
+    """
 
     width: int
     height: int
@@ -41,6 +44,7 @@ class VideoFacts:
     frames: int
     seconds: Fraction
     has_audio: bool
+    variable: bool = False
 
 
 def probe_video(path: Path) -> VideoFacts:
@@ -54,9 +58,14 @@ def probe_video(path: Path) -> VideoFacts:
     with _opened(path) as (container, stream):
         zero = _zero(container)
         # packets, not frames: an hour of video is measured without decoding it
-        ends = [_span(packet, stream, zero)[1] for packet in container.demux(stream) if packet.pts is not None]
-        seconds = max(ends)
-    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio)
+        shown = [
+            (packet.pts, _span(packet, stream, zero)[1]) for packet in container.demux(stream) if packet.pts is not None
+        ]
+    ticks, seconds = sorted(pts for pts, _ in shown), max(end for _, end in shown)
+    variable = _is_variable(ticks)
+    if variable:
+        fps = max(Fraction(1), Fraction(round(len(ticks) / seconds * 100), 100))
+    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio, variable)
 
 
 def iterate_video(
@@ -125,6 +134,14 @@ def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fr
 
 def _zero(container: InputContainer) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
+
+
+def _is_variable(ticks: list[int]) -> bool:
+    """Whether frames, whose times are sorted, lie unevenly: a quarter of a frame off, which no clock's rounding is."""
+    if len(ticks) < 3:
+        return False
+    first, steps, total = ticks[0], len(ticks) - 1, ticks[-1] - ticks[0]
+    return any(4 * abs((tick - first) * steps - number * total) >= total for number, tick in enumerate(ticks))
 
 
 def _slot(seconds: Fraction, rate: Fraction) -> int:

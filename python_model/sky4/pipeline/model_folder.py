@@ -91,6 +91,16 @@ class ModelFolder:
         inside = self.path / part
         return str(inside) if inside.is_dir() else part
 
+    @property
+    def cell(self) -> int:
+        """Width and height are multiples of so many pixels."""
+        return self.spatial_compression * self.manifest.transformer.patch
+
+    def size_like(self, width: int, height: int) -> tuple[int, int]:
+        """The size (width, height) nearest to the model's own area that has these proportions, in whole cells."""
+        scale = math.sqrt(self.defaults.width * self.defaults.height / (width * height)) / self.cell
+        return max(1, round(width * scale)) * self.cell, max(1, round(height * scale)) * self.cell
+
     def geometry(self, width: int, height: int, frames: int, fps: Fraction) -> ClipGeometry:
         """The sizes of what the model makes for such a clip: frames rounded up to what the codec can make.
 
