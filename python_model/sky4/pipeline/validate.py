@@ -9,6 +9,8 @@ from typing import TypeVar
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.media import probe_audio, probe_image, probe_video
+from sky4.media.mask_frames import check_region
+from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.prompting import check_prompt, require_clean
@@ -21,10 +23,9 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
-    names = [reference.name for reference in request.references]
-    require_clean(request.prompt, names)
+    require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
-        require_clean(request.negative_prompt, names)
+        require_clean(request.negative_prompt, request.names)
     geometry = model.geometry(request.width, request.height, request.frames, request.fps)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
@@ -37,8 +38,7 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
 def warnings(request: ClipRequest) -> list[str]:
     """What is worth saying about a request that can be served."""
-    names = [reference.name for reference in request.references]
-    return [str(fault) for fault in check_prompt(request.prompt, names) if fault.severity == "warning"]
+    return [str(fault) for fault in check_prompt(request.prompt, request.names) if fault.severity == "warning"]
 
 
 def seconds_of(flag: str, path: Path) -> float:
@@ -50,11 +50,14 @@ def seconds_of(flag: str, path: Path) -> float:
 
 def _check_files(request: ClipRequest) -> None:
     for source in request.sources:
-        if source.frames == 1:
+        if source.is_picture:
             _named(source.flag, probe_image, source.path)
         else:
             facts = _named(source.flag, probe_video, source.path)
-            _long_enough(source.flag, source.path, float(facts.seconds), float(source.frames / request.fps))
+            needs = (source.skip + source.frames) / request.fps
+            _long_enough(source.flag, source.path, float(facts.seconds), float(needs))
+        if source.region is not None:
+            check_region(source.region, footage_of(source, request.fps), source.path)
     for reference in request.references:
         probe = {"image": probe_image, "video": probe_video, "audio": probe_audio}[reference.kind]
         _named(f"--ref {reference.name}", probe, reference.path)
