@@ -69,13 +69,16 @@ def probe_video(path: Path) -> VideoFacts:
 
 
 def iterate_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None
+    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, skip: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given."""
+    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given.
+
+    skip: how many are left out at the head; they are decoded, but neither converted nor scaled.
+    """
     with _opened(path) as (container, stream):
         rate, aspect = fps or _own_rate(stream), _pixel_aspect(stream)
         shown: VideoFrame | None = None
-        end, written = Fraction(0), 0
+        end, written = Fraction(0), skip
         for frame, start, frame_end in _decoded(container, stream):
             slot = _slot(start, rate)
             if shown is not None and slot > written:  # the frame before this one filled the slots up to here
@@ -87,12 +90,21 @@ def iterate_video(
 
 
 def read_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, frames: int | None = None
+    path: Path,
+    fps: Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    skip: int = 0,
 ) -> NDArray[np.uint8]:
-    """The first `frames` frames (all for None) as one array [F, H, W, 3]. RequestError where it would be too long."""
-    pictures = list(islice(iterate_video(path, fps, size), MAX_FRAMES + 1 if frames is None else frames))
+    """`frames` frames (all for None) from frame `skip` on as one array [F, H, W, 3].
+
+    RequestError where it would be too long, or where nothing lies behind `skip`.
+    """
+    pictures = list(islice(iterate_video(path, fps, size, skip), MAX_FRAMES + 1 if frames is None else frames))
     if len(pictures) > MAX_FRAMES:
         raise RequestError(f"'{path}' has more than {MAX_FRAMES} frames; cut it first")
+    if not pictures:
+        raise RequestError(f"'{path}' has no more than {skip} frames, and all of them are left out; begin earlier")
     return np.stack(pictures)
 
 
