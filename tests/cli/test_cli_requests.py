@@ -41,7 +41,13 @@ def test_what_is_not_said_comes_from_the_model_folder(folder: ModelFolder) -> No
 
 @pytest.mark.parametrize(
     ("size", "wanted"),
-    [((1920, 1080), (48, 32)), ((1080, 1920), (32, 48)), ((200, 200), (32, 32)), ((6400, 16), (640, 16))],
+    [
+        ((1920, 1080), (48, 32)),
+        ((1080, 1920), (32, 48)),
+        ((200, 200), (32, 32)),
+        ((60, 40), (48, 32)),
+        ((6400, 16), (640, 16)),
+    ],
 )
 def test_the_working_size_has_the_files_proportions_and_the_models_area(
     folder: ModelFolder, size: tuple[int, int], wanted: tuple[int, int]
