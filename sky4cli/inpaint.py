@@ -35,9 +35,14 @@ from sky4cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from sky4.media.masks import EditRegion
     from sky4.pipeline.request import Canvas, Source
-    from sky4cli.requests import SourceFile
+    from sky4cli.console import Reporter
+    from sky4cli.requests import Shape, SourceFile
+
+STRETCH = 1.2  # whole cells alone change the proportions by some per cent
 
 EXAMPLES = (
     'sky4 inpaint clip.mp4 --mask mask.png --feather 4 --prompt "a blue star bounces on the ground" -o star.mp4',
@@ -142,9 +147,10 @@ def inpaint(
     target = out or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        if prompt is None:
-            assert mask_preview is not None
-            draw_preview(mask_preview, source, canvas, file, force, reporter)
+        if prompt is None and mask_preview is not None:
+            for note in notes:
+                reporter.note(f"note: {note}")
+            draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
             reporter.record({"mask_preview": str(mask_preview)})
             return
         outputs = outputs_of_source(file, target, only)
@@ -152,6 +158,7 @@ def inpaint(
         paths = variation_paths(target, variations, force)
         sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
         shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
+        notes += stretched(shape, canvas)
         request = replace(
             request_of(prompt, shape, sampling, folder.defaults, outputs),
             sources=(source,),
@@ -159,7 +166,7 @@ def inpaint(
             references=references,
         )
         if mask_preview is not None:
-            draw_preview(mask_preview, source, canvas, file, force, reporter)
+            draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
         engine = Engine(folder.path, device, dtype, attention_backend)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
 
@@ -193,9 +200,22 @@ def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, C
     return source, Canvas(width, height), notes
 
 
-def draw_preview(path: Path, source: Source, canvas: Canvas, file: SourceFile, force: bool, reporter: object) -> None:
-    """Draw what is made anew over the source's frames."""
+def stretched(shape: Shape, canvas: Canvas) -> tuple[str, ...]:
+    """What is worth saying of a --size with other proportions."""
+    ratio = shape.width / shape.height * canvas.height / canvas.width
+    if 1 / STRETCH <= ratio <= STRETCH:
+        return ()
+    size = f"{shape.width}x{shape.height}"
+    return (f"the picture of {canvas.width}x{canvas.height} is stretched to the model's {size}, and back",)
+
+
+def draw_preview(path: Path, source: Source, canvas: Canvas, fps: Fraction, force: bool, reporter: Reporter) -> None:
+    """Draw what is made anew over the source's frames. RequestError for a name that is none or is an input's."""
     from sky4.media.mask_preview import write_mask_preview
     from sky4.pipeline.canvas import on_canvas
+    from sky4cli.make import spare_inputs
 
-    write_mask_preview(path, on_canvas(source, canvas, file.fps), file.frames, force)
+    spare_inputs([path], [source.path, *(mask.path for mask in (source.region.files if source.region else ()))])
+    shown = write_mask_preview(path, on_canvas(source, canvas, fps), source.frames, force)
+    frames = "the region as it is in every frame" if shown == 1 else f"{shown} frames of {source.frames}"
+    reporter.result(f"{path}  {canvas.width}x{canvas.height}  {frames}; what is made anew is tinted")

@@ -20,6 +20,8 @@ from sky4cli.eval import eval_app
 from sky4cli.examples import epilog
 from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
+from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
+from sky4cli.inpaint import inpaint
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -36,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
+app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("show")(show)
 app.command("rerun")(rerun)

@@ -27,6 +27,15 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "inpaint": [
+        *("video", "--prompt", "-o --out", "--mask", "--box", "--retake", "--pad"),
+        *("--mask-mode", "--mask-threshold", "--grow", "--feather", "--fit-mask", "--mask-preview"),
+        *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps"),
+        *SAMPLING,
+        *("-n --variations", "--only", "--enhance"),
+        *ENGINE,
+        *SAYING,
+    ],
     "edit": [
         *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
         *("--from", "--seconds", "--size", "--fps"),
