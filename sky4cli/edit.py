@@ -14,7 +14,6 @@ from sky4cli.options import (
     Backend,
     Device,
     Dtype,
-    Enhance,
     Force,
     From,
     Guidance,
@@ -70,7 +69,6 @@ def edit(
     seed: Seed = 0,
     variations: Variations = 1,
     only: Only = None,
-    enhance: Enhance = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -90,6 +88,8 @@ def edit(
     folder = ModelFolder.read(model or BUNDLED)
     references = resolve_references(ref or [])
     source = read_source(video, folder.defaults, fps, start, seconds)
+    if source.kind == "image" and image is not None:
+        raise RequestError(f"--image {image} would be the whole of a changed picture; drop it, or give it as --ref")
     target = out or source.default_out("edited")
     outputs = outputs_of_source(source, target, only)
     paths = variation_paths(target, variations, force)
@@ -101,7 +101,7 @@ def edit(
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=source.notes)
+        make_clips(request, engine, paths, force, reporter, notes=source.notes)
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:

@@ -132,10 +132,12 @@ def test_more_references_than_were_trained_are_noted(run: Run) -> None:
 
 def test_a_long_reference_and_a_long_clip_are_noted_once(run: Run) -> None:
     code, _, err = run(
-        "edit", "film.mp4", "--seconds", "0.5", "--prompt", "@video_2", "--ref", "video_2=film.mp4", "-o", "o.mp4"
-    )
+        "edit", "film.mp4", "--seconds", "0.5", "--prompt", "@video_2 <sfx>@audio_1</sfx>",
+        "--ref", "video_2=film.mp4", "--ref", "audio_1=hit.wav", "-o", "o.mp4",
+    )  # fmt: skip
     assert code == 0, err
-    assert err.count("--ref video_2 lasts 1.1 s; its first 0.5 s are read") == 1
+    for name in ("video_2", "audio_1"):
+        assert err.count(f"--ref {name} lasts 1.1 s; its first 0.5 s are read") == 1
     assert "frames and the model was trained" not in err
     code, _, err = run("edit", "film.mp4", "--prompt", "x", "-o", "p.mp4")
     assert err.count("the clip has 11 frames and the model was trained on up to 9") == 1
@@ -160,6 +162,7 @@ def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
         (["film.mp4", "--seconds", "20"], "ask for no more"),
         (["film.mp4", "--from", "-1"], "--from -1: must be 0 or more"),
         (["a.png", "--seconds", "1"], "is a picture"),
+        (["a.png", "--image", "a.png"], "--image a.png would be the whole of a changed picture"),
         (["film.mp4", "-o", "film.mp4"], "'film.mp4' exists already"),
         (["film.mp4", "-o", "film.mp4", "--force"], "even --force does not replace"),
         (["film.mp4", "-o", "still.png"], "holds one frame and 'film.mp4' has 11"),

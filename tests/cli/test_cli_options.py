@@ -40,7 +40,7 @@ OPTIONS = {
         *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
         *("--from", "--seconds", "--size", "--fps"),
         *SAMPLING,
-        *("-n --variations", "--only", "--enhance"),
+        *("-n --variations", "--only"),
         *ENGINE,
         *SAYING,
     ],

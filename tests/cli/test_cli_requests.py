@@ -12,7 +12,7 @@ from PIL import Image
 
 from sky4.errors import RequestError
 from sky4.pipeline.model_folder import ModelFolder
-from sky4cli.requests import Sampling, Shape, read_source, request_of, source_shape
+from sky4cli.requests import Sampling, Shape, outputs_of_source, read_source, request_of, source_shape
 
 
 def grey_video(path: Path, frames: int, rate: Fraction, pts: list[int] | None = None) -> Path:
@@ -82,7 +82,8 @@ def test_a_variable_rate_is_noted_once(folder: ModelFolder, tmp_path: Path) -> N
 def test_a_picture_is_a_clip_of_one_frame(folder: ModelFolder, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     source = read_source(tmp_path / "a.png", folder.defaults)
-    assert (source.kind, source.frames, source.fps, source.outputs) == ("image", 1, 16, "still")
+    assert (source.kind, source.frames, source.fps) == ("image", 1, 16)
+    assert outputs_of_source(source, Path("b.png"), None) == outputs_of_source(source, Path("b.mp4"), None) == "still"
     assert source.default_out("edited") == Path("a-edited.png")
     with pytest.raises(RequestError, match="is a picture"):
         read_source(tmp_path / "a.png", folder.defaults, seconds="1")
