@@ -19,6 +19,8 @@ from sky4cli.options import (
     From,
     Guidance,
     Json,
+    KeepAudio,
+    Mix,
     Model,
     NegativePrompt,
     Only,
@@ -32,6 +34,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    soundtrack_of,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +107,8 @@ def inpaint(
     seconds: PartSeconds = None,
     size: Size = None,
     fps: SourceFps = None,
+    keep_audio: KeepAudio = False,
+    mix: Mix = None,
     steps: Steps = None,
     sampler: Sampler = None,
     guidance: Guidance = None,
@@ -154,6 +159,7 @@ def inpaint(
             reporter.record({"mask_preview": str(mask_preview)})
             return
         outputs = outputs_of_source(file, target, only)
+        soundtrack, outputs = soundtrack_of(file.path, file.skip / file.fps, keep_audio, mix, outputs)
         references = resolve_references(ref or [])
         paths = variation_paths(target, variations, force)
         sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
@@ -164,6 +170,7 @@ def inpaint(
             sources=(source,),
             canvas=canvas,
             references=references,
+            soundtrack=soundtrack,
         )
         if mask_preview is not None:
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)

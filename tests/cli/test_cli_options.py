@@ -30,7 +30,7 @@ OPTIONS = {
     "inpaint": [
         *("video", "--prompt", "-o --out", "--mask", "--box", "--retake", "--pad"),
         *("--mask-mode", "--mask-threshold", "--grow", "--feather", "--fit-mask", "--mask-preview"),
-        *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps"),
+        *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,

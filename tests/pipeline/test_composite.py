@@ -99,7 +99,8 @@ class TestPixels:
         self, components: Components, film: Path, tmp_path: Path, suffix: str
     ) -> None:
         """Against a re-encode of the source with the same settings. Blocks and chroma samples that reach over the region's
-        edge are coded together with what was made beside them; three pixels away from it that is over."""
+        edge are coded together with what was made beside them, and bits go where there is more to describe: some per
+        cent of the loss, no more."""
         made = tmp_path / f"made{suffix}"
         request = painted(film)
         generate_clip(request, components).save(made)
@@ -113,7 +114,7 @@ class TestPixels:
         away = np.ones((HEIGHT, WIDTH), bool)
         away[7:33, 17:47] = False
         off, loss = (np.abs(frames - source)[:, away] for frames in (read_video(made), again))
-        assert off.mean() <= 1.05 * loss.mean()
+        assert off.mean() <= 1.1 * loss.mean()
 
     def test_a_feathered_edge_is_the_weighted_mean_of_both(self, film: Path) -> None:
         request = painted(film, replace(BOX, feather=4))
