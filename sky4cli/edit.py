@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     'sky4 edit clip.mp4 --prompt "remove the watermark" -o clean.mp4',
-    'sky4 edit clip.mp4 --ref image_1=star.png --prompt "replace the circle in @video_1 with @image_1" --keep-audio',
+    "sky4 edit clip.mp4 --keep-audio --ref image_1=star.png "
+    '--prompt "@image_1 takes the place of the red circle in @video_1" -o star.mp4',
 )
 
 
@@ -105,7 +106,7 @@ def edit(
         request_of(prompt, source_shape(source, size, folder), sampling, folder.defaults, outputs),
         sources=(Source(image, "--image"),) if image is not None else (),
         soundtrack=soundtrack,
-        references=(source_reference(source, references), *references),
+        references=(*references, source_reference(source, references)),
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
@@ -113,8 +114,9 @@ def edit(
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:
-    """The file being edited as video_1, or image_1 of a picture: in front of what --ref gives, mentioned or not.
+    """The file being edited as video_1, or image_1 of a picture, whether the prompt mentions it or not.
 
+    Unmentioned it lies nearest to the clip, behind what --ref gives, as the model is trained.
     RequestError where --ref has given that name away.
     """
     from sky4.prompting import ReferenceFile
