@@ -129,6 +129,7 @@ def inpaint(
     """Make a part of a clip or a picture anew; what lies outside of it stays as it is. Times are seconds of VIDEO."""
     from sky4.media.masks import EditRegion, parse_box, parse_mask, parse_pad, parse_span
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.validate import validate
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
     from sky4cli.make import Engine, make_clips, variation_paths
@@ -164,17 +165,18 @@ def inpaint(
         paths = variation_paths(target, variations, force)
         sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
         shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
-        notes += stretched(shape, canvas)
         request = replace(
-            request_of(prompt, shape, sampling, folder.defaults, outputs),
+            request_of(prompt or "", shape, sampling, folder.defaults, outputs),
             sources=(source,),
             canvas=canvas,
             references=references,
             soundtrack=soundtrack,
         )
         if mask_preview is not None:
+            validate(request, folder)  # nothing is written for what is refused
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
         engine = Engine(folder.path, device, dtype, attention_backend)
+        notes += stretched(shape, canvas)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
 
 

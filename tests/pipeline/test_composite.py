@@ -98,9 +98,9 @@ class TestPixels:
     def test_outside_the_region_a_film_loses_what_its_encoder_takes(
         self, components: Components, film: Path, tmp_path: Path, suffix: str
     ) -> None:
-        """Against a re-encode of the source with the same settings. Blocks and chroma samples that reach over the region's
-        edge are coded together with what was made beside them, and bits go where there is more to describe: some per
-        cent of the loss, no more."""
+        """Against a re-encode of the source with the same settings. Blocks and chroma samples that reach over the
+        region's edge are coded together with what was made beside them, and bits go where there is more to describe:
+        some per cent of the loss, no more."""
         made = tmp_path / f"made{suffix}"
         request = painted(film)
         generate_clip(request, components).save(made)

@@ -24,7 +24,7 @@ WIDEST = 1920  # pixels of the whole picture
 def write_mask_preview(
     path: Path, frames: Iterator[tuple[NDArray[np.uint8], Alpha]], count: int, force: bool = False
 ) -> int:
-    """Write `path`.png: of a region that stays, its first frame; of one that moves, frames of the whole part, row by row.
+    """Write `path`.png: of a region that stays, its first frame; of one that moves, frames of the whole part.
 
     frames: `count` pairs of a picture [H, W, 3] and its alpha [H, W]. Returns how many are shown. RequestError for a
     name that is no .png or cannot be written.

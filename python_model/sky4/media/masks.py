@@ -1,4 +1,4 @@
-"""What is made anew of a source: masks, boxes, time ranges and padding, as the user gives them. Values alone, no pixels.
+"""What is made anew of a source: masks, boxes, time ranges and padding, as the user gives them. Values, no pixels.
 
 On disk white is what is made anew, unless `white-keeps` says otherwise; `media.mask_frames` turns all of it into edit
 alpha frames, where 1 is made anew, and the pipeline knows keep masks only. Places are pixels or per cent of the
@@ -8,7 +8,6 @@ source's picture as displayed, times are seconds of the source's file.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -179,8 +178,9 @@ def parse_box(text: str) -> Box:
     """'10,20,64,32', '10%,20%,50%,50%' or either with '@2-4.5': left, top, width, height and seconds."""
     place, at, when = text.partition("@")
     span = parse_span("--box", when, text) if at else None
-    sides = _extents("--box", text, place, "x,y,width,height such as 10,20,64,32 or 10%,20%,50%,50%@2-4.5")
-    box = Box(*sides, span)
+    example = "x,y,width,height such as 10,20,64,32 or 10%,20%,50%,50%@2-4.5"
+    x, y, width, height = _extents("--box", text, place, example)
+    box = Box(x, y, width, height, span)
     if box.width.value <= 0 or box.height.value <= 0:
         raise RequestError(f"--box {text}: a box is at least one pixel wide and high; give x,y,width,height")
     return box

@@ -32,7 +32,7 @@ class Source:
     """Given pixels: a picture (one frame) or `frames` of a video, laid over the clip from `start` on.
 
     start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages. skip: so many
-    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none of them.
+    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none.
     """
 
     path: Path

@@ -43,9 +43,7 @@ def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
     said = [str(fault) for fault in faults if fault.severity == "warning"]
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
-        said.append(
-            f"{given} references are given and the model was trained with up to {trained}; it may mix them"
-        )
+        said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
     if request.frames > model.defaults.frames:
         said.append(
             f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
