@@ -25,6 +25,12 @@ Backend = Annotated[
         "--attention-backend", help="auto, cuda, cpu, torch or reference; `sky4 doctor` tells which are here."
     ),
 ]
+Prompt = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")]
+NegativePrompt = Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")]
+Ref = Annotated[
+    list[str] | None,
+    typer.Option("--ref", metavar="NAME=PATH", help="A picture, video or sound that the prompt calls @NAME."),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -35,6 +41,14 @@ Out = Annotated[
     ),
 ]
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 64x64.")]
+Seconds = Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the clip.")]
+Frames = Annotated[int | None, typer.Option("--frames", metavar="N", help="Length in frames instead.")]
+Fps = Annotated[str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001.")]
+From = Annotated[str | None, typer.Option("--from", metavar="S", help="Where the part begins, in seconds.")]
+PartSeconds = Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the part.")]
+SourceFps = Annotated[
+    str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001. Default: the file's own.")
+]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")]
 Sampler = Annotated[
     Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
@@ -47,6 +61,18 @@ AudioGuidance = Annotated[
 ]
 Shift = Annotated[
     float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same clip.")]
+Variations = Annotated[
+    int, typer.Option("-n", "--variations", metavar="N", help="So many clips, with seeds from --seed on.")
+]
+Only = Annotated[
+    Literal["video", "audio", "still"] | None,
+    typer.Option("--only", help="Make this alone; -o x.wav means audio, -o x.png a still."),
+]
+Enhance = Annotated[
+    Path | None,
+    typer.Option("--enhance", metavar="FOLDER", help="Let this instruction model rewrite the prompt first."),
 ]
 KeepAudio = Annotated[bool, typer.Option("--keep-audio", help="Keep the source's sound byte for byte; none is made.")]
 Mix = Annotated[
@@ -99,10 +125,22 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_number(flag: str, text: str, example: str) -> Fraction:
     """A number above 0, exactly: '16', '29.97' or '30000/1001'."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise RequestError(f"{flag} {text}: expected a number such as {example}") from None
+    value = _fraction(flag, text, example)
     if value <= 0:
         raise RequestError(f"{flag} {text}: must be above 0, for example {example}")
     return value
+
+
+def parse_start(flag: str, text: str, example: str) -> Fraction:
+    """A number of seconds, 0 or more, exactly."""
+    value = _fraction(flag, text, example)
+    if value < 0:
+        raise RequestError(f"{flag} {text}: must be 0 or more, for example {example}")
+    return value
+
+
+def _fraction(flag: str, text: str, example: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise RequestError(f"{flag} {text}: expected a number such as {example}") from None

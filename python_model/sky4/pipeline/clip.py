@@ -35,6 +35,7 @@ from sky4.media import (
     write_clip,
 )
 from sky4.pipeline.components import Components
+from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.given import padded
 from sky4.pipeline.request import ClipRequest
 
@@ -77,12 +78,26 @@ class Clip:
         return None if self.request.video is None else probe_video(self.request.video)
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size."""
+        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a
+        canvas, laid into the sources' own frames."""
         if self._source is not None and self.request.video is not None:
             even = self._source.width // 2 * 2, self._source.height // 2 * 2  # what H.264 and VP9 can hold
             for picture in islice(iterate_video(self.request.video, self._source.fps, even), self.frame_count):
                 yield picture[None]
             return
+        if self.request.canvas is None:
+            yield from self._made()
+            return
+        self.change.clear()
+        yield from composite(self._made(), self.request, self.change)
+
+    @cached_property
+    def change(self) -> Change:
+        """How far what is kept of the sources was changed, of the frames asked for last, before any encoding."""
+        return Change()
+
+    def _made(self) -> Iterator[NDArray[np.uint8]]:
+        """Chunks [f, h, w, 3] of the size that the model works at."""
         latents, left = self.latents[0], self.frame_count
         assert latents is not None, "no picture was asked for"
         for chunk in self.components.video_codec.decode(latents):
@@ -159,6 +174,10 @@ def checksum(latents: Tensor) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or over the names and digests of all files of a folder of pictures."""
+    if path.is_dir():
+        inside = [f"{file.name} {file_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return f"sha256:{hashlib.sha256(chr(10).join(inside).encode()).hexdigest()}"
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
