@@ -36,8 +36,8 @@ def steepest(wave: np.ndarray, begin: float, end: float, rate: int) -> float:
 
 
 def write(path: Path, sound, seconds: Fraction) -> Path:
-    frames = np.full((round(seconds * 25), 32, 48, 3), 90, np.uint8)
-    write_clip(path, [frames], sound, fps=Fraction(25), recipe={})
+    frames = np.full((round(seconds * 5), 32, 48, 3), 90, np.uint8)
+    write_clip(path, [frames], sound, fps=Fraction(5), recipe={})
     return path
 
 
