@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sky4.errors import RequestError
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.prompting import ReferenceFile
 
 PLAIN = ClipRequest(
@@ -39,6 +39,8 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
         sources=(Source(Path("/a.png"), "--image"), Source(Path("/b.png"), "--last-image", start=-1)),
         references=(ReferenceFile("image_1", Path("/c.png"), "image"),),
         enhanced_from="rot",
+        canvas=Canvas(50, 34),
+        segments=Segments(frames=9, overlap=5, direction="backward"),
     )
     driven = replace(PLAIN, audio=Path("/d.wav"))
     sounded = replace(PLAIN, video=Path("/e.mp4"))

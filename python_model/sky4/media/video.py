@@ -28,6 +28,7 @@ from sky4.media.opening import OPTIONS, located
 
 MAX_PIXELS = 8192 * 4352  # 8K and a little: what a frame may have before it is decoded
 MAX_FRAMES = 10_000  # of a whole file held in memory at the wanted size; streaming has no limit
+SEEK_SECONDS = 5  # less is decoded sooner than found
 HALF = Fraction(1, 2)
 
 
@@ -69,20 +70,24 @@ def probe_video(path: Path) -> VideoFacts:
 
 
 def iterate_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None
+    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, skip: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given."""
+    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given.
+
+    skip: so many frames at the head are left out; what lies far ahead of them is not decoded.
+    """
     with _opened(path) as (container, stream):
         rate, aspect = fps or _own_rate(stream), _pixel_aspect(stream)
         shown: VideoFrame | None = None
-        end, written = Fraction(0), 0
-        for frame, start, frame_end in _decoded(container, stream):
+        end, written = Fraction(0), skip
+        for frame, start, frame_end in _decoded_from(container, stream, skip / rate):
             slot = _slot(start, rate)
             if shown is not None and slot > written:  # the frame before this one filled the slots up to here
                 yield from repeat(_picture(shown, aspect, size), slot - written)
                 written = slot
             shown, end = frame, frame_end
         if shown is not None:
+            # a single frame too short for the grid is still shown
             yield from repeat(_picture(shown, aspect, size), max(int(written == 0), _slot(end, rate) - written))
 
 
@@ -124,6 +129,22 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[V
         else:
             start, end = _span(frame, stream, zero)
         yield frame, start, end
+
+
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, seconds: Fraction
+) -> Iterator[tuple[VideoFrame, Fraction, Fraction]]:
+    """As _decoded, from a frame on that appears no later than `seconds`, where the file knows its way there."""
+    if seconds > SEEK_SECONDS:
+        container.seek(floor((seconds + _zero(container)) * av.time_base), backward=True)
+        frames = _decoded(container, stream)
+        first = next(frames, None)
+        if first is not None and first[0].pts is not None and first[1] <= seconds:
+            yield first
+            yield from frames
+            return
+        container.seek(container.start_time or 0)  # an index that leads astray: from the start then
+    yield from _decoded(container, stream)
 
 
 def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fraction) -> tuple[Fraction, Fraction]:

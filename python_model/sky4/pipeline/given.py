@@ -5,6 +5,9 @@ Legend: B = 1, C latent channels, T latent frames, F pixel frames, H W pixels, h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +26,33 @@ from sky4.conditioning.inpaint import condition_on, unconditioned
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_image, probe_video, read_audio, read_image, read_video
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.media import iterate_video, probe_image, probe_video, read_audio, read_image, read_video
+from sky4.pipeline.composite import stretched
+from sky4.pipeline.request import Canvas, ClipRequest, Source
 from sky4.prompting.references import ReferenceFile
 
 
-def video_condition(request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> VideoCondition:
-    """The condition latents I and the keep mask M that the request's sources amount to."""
+@dataclass(frozen=True)
+class Continued:
+    """Frames [F, H, W, 3] at the working size that a window keeps: its first ones, or its last where it leads up to
+    them. F = 4n + 1, as the codec groups frames."""
+
+    frames: NDArray[np.uint8]
+    backward: bool = False
+
+
+def video_condition(
+    request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, continued: Continued | None = None
+) -> VideoCondition:
+    """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to."""
     black = codec.black(geometry.frames, geometry.height, geometry.width)
-    if not request.sources:
+    if not request.sources and continued is None:
         return unconditioned(black)
     latents, keep = black.clone(), torch.zeros_like(black[:, :1])
-    for source in request.sources:
-        first, encoded = _source_latents(source, request, geometry, codec)
+    parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
+    if continued is not None:
+        parts.append(_continued_latents(continued, geometry, codec))
+    for first, encoded in parts:
         latents[:, :, first : first + encoded.shape[2]] = encoded
         keep[:, :, first : first + encoded.shape[2]] = 1.0
     return condition_on(latents, keep, black)
@@ -49,10 +66,8 @@ def _source_latents(
     The codec is causal and its first latent frame stands alone, so what begins later is encoded behind a lead of one
     held frame, whose latent is dropped.
     """
-    start = source.start if source.start >= 0 else request.frames + source.start
-    if start < 0 or start + source.frames > request.frames:
-        raise RequestError(f"{source.flag} {source.path} reaches outside the clip's {request.frames} frames")
-    frames = read_frames(source.path, source.frames, request, geometry)
+    start = request.start_of(source)
+    frames = read_frames(source, source.frames, request, geometry)
     step = geometry.temporal_compression
     first, last = _group(start, step), _group(start + source.frames - 1, step)
     begins = 0 if first == 0 else (first - 1) * step + 1  # pixel frames of the groups
@@ -64,17 +79,37 @@ def _source_latents(
     return first, codec.encode(to_pixels(held))[:, :, lead:]
 
 
+def _continued_latents(continued: Continued, geometry: ClipGeometry, codec: VideoCodec) -> tuple[int, Tensor]:
+    """(the first kept latent frame, latents). At a window's end, the frame that is coded alone leads the others."""
+    encoded = codec.encode(to_pixels(continued.frames))
+    return (geometry.latent_frames - encoded.shape[2] + 1, encoded[:, :, 1:]) if continued.backward else (0, encoded)
+
+
 def _group(frame: int, step: int) -> int:
     """The latent frame that a pixel frame falls into: 0 alone, then `step` frames each."""
     return 0 if frame == 0 else (frame - 1) // step + 1
 
 
-def read_frames(path: Path, frames: int, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
-    """`frames` frames [F, H, W, 3] of a picture (one) or video, covering the clip's size; the last one is held."""
+def read_frames(source: Source, frames: int, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
+    """The source's first `frames` frames [F, H, W, 3] at the working size; the last one is held.
+
+    They are what covers the canvas, drawn in to the working size; without a canvas, what covers the working size.
+    """
     size = geometry.width, geometry.height
-    if frames == 1:
-        return read_image(path, size)[None]
-    return hold_last(read_video(path, request.fps, size, frames), frames)
+    pictures = [stretched(picture[None], size)[0] for picture in source_frames(source, request, geometry, frames)]
+    return hold_last(np.stack(pictures), frames)
+
+
+def source_frames(
+    source: Source, request: ClipRequest, geometry: ClipGeometry, frames: int
+) -> Iterator[NDArray[np.uint8]]:
+    """The source's first `frames` frames [H, W, 3], fewer where it ends, at the size that is written."""
+    canvas = request.canvas or Canvas(geometry.width, geometry.height)
+    size = canvas.width, canvas.height
+    if source.is_picture:
+        yield read_image(source.path, size)
+        return
+    yield from islice(iterate_video(source.path, request.fps, size, source.skip), frames)
 
 
 def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -82,17 +117,18 @@ def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return np.pad(frames, ((0, max(0, count - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
 
 
-def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> Tensor:
-    """Latents [1, C, T, h, w] of a clip that is given whole."""
+def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, first: int = 0) -> Tensor:
+    """Latents [1, C, T, h, w] of a window, from frame `first` on, of a clip that is given whole."""
     size = geometry.width, geometry.height
-    return codec.encode(to_pixels(hold_last(read_video(path, request.fps, size, geometry.frames), geometry.frames)))
+    frames = np.stack(list(islice(iterate_video(path, request.fps, size, first), geometry.frames)))
+    return codec.encode(to_pixels(hold_last(frames, geometry.frames)))
 
 
-def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
-    """Latents [1, T_a, C] of a sound that is given whole; silence where it ends before the clip."""
-    return codec.encode(
-        torch.from_numpy(padded(read_audio(path, float(geometry.seconds)), geometry.audio_samples))[None]
-    )
+def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> Tensor:
+    """Latents [1, T_a, C] of a window, from frame `first` on, of a sound that is given whole; silence where it ends."""
+    seconds, begin = float((first + geometry.frames) / geometry.fps), round(first / geometry.fps * geometry.sample_rate)
+    wave = padded(read_audio(path, seconds)[:, begin:], geometry.audio_samples)
+    return codec.encode(torch.from_numpy(wave)[None])
 
 
 def padded(wave: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

@@ -15,27 +15,64 @@ from typing import Any, Literal, get_args
 
 from sky4.config import config_from_dict, config_to_dict
 from sky4.errors import RequestError
-from sky4.prompting.references import ReferenceFile
+from sky4.prompting.references import ReferenceFile, kind_of
 
 Outputs = Literal["both", "video", "audio", "still"]
 Sampler = Literal["euler", "heun", "unipc"]
 
 VERSION = 1  # of the recipe's request; raised when a field changes its meaning
 MAX_FRAMES = 4096
+MAX_JOINED_FRAMES = 65_536  # of a clip made in windows, which never lies in memory whole
 MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
 class Source:
-    """Given pixels: a picture (one frame) or the first `frames` of a video, laid over the clip from `start` on.
+    """Given pixels: a picture (one frame) or `frames` of a video, laid over the clip from `start` on.
 
-    start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages.
+    start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages. skip: so many
+    frames at the video's head, at the clip's rate, are left out.
     """
 
     path: Path
     flag: str
     start: int = 0
     frames: int = 1
+    skip: int = 0
+
+    @property
+    def is_picture(self) -> bool:
+        return self.frames == 1 and kind_of(self.path) != "video"
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The frame, in pixels, that made frames are laid into, scaled; what is kept of a source keeps its own pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The clip is made in windows of `frames` pixel frames, each keeping `overlap` frames of what was there before.
+
+    forward: windows follow each other from the clip's start, or from the end of a source that gives its start whole.
+    backward: each window lies before the last one, from a source at the clip's end towards the start.
+    """
+
+    frames: int
+    overlap: int
+    direction: Literal["forward", "backward"] = "forward"
+
+    def __post_init__(self) -> None:
+        _one_of("--backward", self.direction, ("forward", "backward"))
+        _within("--overlap", "number of kept frames", self.overlap, 1, MAX_FRAMES - 1)
+        _within("--window", "number of frames of a window", self.frames, 2, MAX_FRAMES)
+        _require(
+            self.overlap < self.frames,
+            f"--overlap {self.overlap} leaves nothing to make of --window {self.frames}; lower one or raise the other",
+        )
 
 
 @dataclass(frozen=True)
@@ -64,12 +101,15 @@ class ClipRequest:
     audio: Path | None = None
     references: tuple[ReferenceFile, ...] = ()
     enhanced_from: str = ""
+    canvas: Canvas | None = None
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
         _within("--size", "width", self.width, 1, MAX_SIDE)
         _within("--size", "height", self.height, 1, MAX_SIDE)
-        _within("--frames", "number of frames", self.frames, 1, MAX_FRAMES)
+        longest = MAX_FRAMES if self.segments is None else MAX_JOINED_FRAMES
+        _within("--frames", "number of frames", self.frames, 1, longest)
         _within("--steps", "number of steps", self.steps, 1, 1000)
         _within("--seed", "seed", self.seed, 0, 2**63 - 1)
         _within("--variations", "number of variations", self.variations, 1, 10_000)
@@ -97,6 +137,12 @@ class ClipRequest:
             _require(self.frames == 1, f"--only still makes 1 frame, got {self.frames}; drop --frames and --seconds")
         if self.frames == 1:
             _require("--last-image" not in given, "--last-image needs a clip of 2 frames or more; raise --frames")
+        for source in self.sources:
+            start = self.start_of(source)
+            _require(
+                start >= 0 and source.frames >= 1 and source.skip >= 0 and start + source.frames <= self.frames,
+                f"{source.flag} {source.path} reaches outside the clip's {self.frames} frames",
+            )
         if self.negative_prompt:
             weights = [self.guidance] * (self.outputs != "audio") + [self.audio_guidance] * self.wants_audio
             _require(
@@ -126,6 +172,10 @@ class ClipRequest:
     def runs_audio(self) -> bool:
         """Whether the audio tower runs."""
         return self.wants_audio or self.audio is not None
+
+    def start_of(self, source: Source) -> int:
+        """The frame of the clip on which a source begins."""
+        return source.start if source.start >= 0 else self.frames + source.start
 
     @property
     def seconds(self) -> Fraction:

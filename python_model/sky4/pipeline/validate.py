@@ -11,13 +11,14 @@ from sky4.geometry import ClipGeometry
 from sky4.media import probe_audio, probe_image, probe_video
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.segments import check_segments
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
 
 
 def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
-    """Check the request against the model and its input files; returns the sizes of what the model makes.
+    """Check the request against the model and its input files; returns the sizes of what the model makes at once.
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
@@ -25,10 +26,12 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
     require_clean(request.prompt, names)
     if request.negative_prompt.strip():
         require_clean(request.negative_prompt, names)
-    geometry = model.geometry(request.width, request.height, request.frames, request.fps)
+    frames = request.frames if request.segments is None else request.segments.frames
+    geometry = model.geometry(request.width, request.height, frames, request.fps)
+    check_segments(request, geometry)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
-            f"--frames {request.frames} at {request.fps} frames a second is shorter than the least sound of "
+            f"--frames {frames} at {request.fps} frames a second is shorter than the least sound of "
             f"{geometry.hop} samples; ask for more frames, or --only video"
         )
     _check_files(request)
@@ -50,11 +53,13 @@ def seconds_of(flag: str, path: Path) -> float:
 
 def _check_files(request: ClipRequest) -> None:
     for source in request.sources:
-        if source.frames == 1:
+        if source.is_picture:
             _named(source.flag, probe_image, source.path)
         else:
             facts = _named(source.flag, probe_video, source.path)
-            _long_enough(source.flag, source.path, float(facts.seconds), float(source.frames / request.fps))
+            _long_enough(
+                source.flag, source.path, float(facts.seconds), float((source.skip + source.frames) / request.fps)
+            )
     for reference in request.references:
         probe = {"image": probe_image, "video": probe_video, "audio": probe_audio}[reference.kind]
         _named(f"--ref {reference.name}", probe, reference.path)
