@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
     from sky4.pipeline.request import Outputs, Source
 
+EXAMPLES = (
+    'sky4 generate --prompt "a red circle bounces on the ground <sfx>a low drum at each bounce</sfx>" -o circle.mp4',
+    'sky4 generate --image first.png --prompt "a yellow square moves right" --seconds 2 -o square.mp4',
+)
+
 
 def generate(
     prompt: Prompt,

@@ -59,11 +59,6 @@ class SourceFile:
     has_audio: bool = False
     notes: tuple[str, ...] = ()
 
-    @property
-    def outputs(self) -> Outputs:
-        """What is made of it when nothing else is said: a still of a picture, a clip of a clip."""
-        return "still" if self.kind == "image" else "both"
-
     def default_out(self, done: str) -> Path:
         """Where the result goes when nothing is said: clip.mp4 becomes clip-edited.mp4, in the folder one is in."""
         return Path(f"{self.path.stem}-{done}{'.png' if self.kind == 'image' else '.mp4'}")
@@ -151,3 +146,24 @@ def outputs_for(out: Path, only: Literal["video", "audio", "still"] | None) -> O
     if by_suffix not in (None, only):
         raise RequestError(f"--only {only} does not fit into the output '{out}'; choose another suffix")
     return only
+
+
+def outputs_of_source(source: SourceFile, out: Path, only: Literal["video", "audio", "still"] | None) -> Outputs:
+    """What is made of a file: a still of a picture, a clip of a clip; --only and the output's suffix as in any command.
+
+    RequestError where a clip of several frames would become a still, or a sound alone, without a look at the picture.
+    """
+    outputs = outputs_for(out, only)
+    if outputs == "audio":
+        raise RequestError(
+            f"the output '{out}' would be a sound alone, which does not come of '{source.path}'; "
+            f"make sound for its picture with `sky4 generate --video {source.path}`"
+        )
+    if source.kind == "image" and outputs == "both":
+        return "still"
+    if outputs == "still" and source.frames > 1:
+        raise RequestError(
+            f"the output '{out}' holds one frame and '{source.path}' has {source.frames}; "
+            "name a clip such as .mp4, or a folder, with -o"
+        )
+    return outputs

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sky4.errors import RequestError
 from sky4.pipeline.model_folder import ModelFolder
-from sky4cli.requests import Sampling, Shape, read_source, request_of, source_shape
+from sky4cli.requests import Sampling, Shape, outputs_of_source, read_source, request_of, source_shape
 
 
 def grey_video(path: Path, frames: int, rate: Fraction, pts: list[int] | None = None) -> Path:
@@ -41,7 +41,13 @@ def test_what_is_not_said_comes_from_the_model_folder(folder: ModelFolder) -> No
 
 @pytest.mark.parametrize(
     ("size", "wanted"),
-    [((1920, 1080), (48, 32)), ((1080, 1920), (32, 48)), ((200, 200), (32, 32)), ((6400, 16), (640, 16))],
+    [
+        ((1920, 1080), (48, 32)),
+        ((1080, 1920), (32, 48)),
+        ((200, 200), (32, 32)),
+        ((60, 40), (48, 32)),
+        ((6400, 16), (640, 16)),
+    ],
 )
 def test_the_working_size_has_the_files_proportions_and_the_models_area(
     folder: ModelFolder, size: tuple[int, int], wanted: tuple[int, int]
@@ -76,7 +82,8 @@ def test_a_variable_rate_is_noted_once(folder: ModelFolder, tmp_path: Path) -> N
 def test_a_picture_is_a_clip_of_one_frame(folder: ModelFolder, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     source = read_source(tmp_path / "a.png", folder.defaults)
-    assert (source.kind, source.frames, source.fps, source.outputs) == ("image", 1, 16, "still")
+    assert (source.kind, source.frames, source.fps) == ("image", 1, 16)
+    assert outputs_of_source(source, Path("b.png"), None) == outputs_of_source(source, Path("b.mp4"), None) == "still"
     assert source.default_out("edited") == Path("a-edited.png")
     with pytest.raises(RequestError, match="is a picture"):
         read_source(tmp_path / "a.png", folder.defaults, seconds="1")

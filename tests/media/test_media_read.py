@@ -142,6 +142,17 @@ def test_a_size_is_covered_by_the_centre(tmp_path: Path) -> None:
     assert read_image(tmp_path / "p.png", (16, 16)).shape == (16, 16, 3)
 
 
+@pytest.mark.parametrize("rate", [None, Fraction(8), Fraction(40)])
+def test_frames_at_the_head_are_left_out(tmp_path: Path, rate: Fraction | None) -> None:
+    path = make_video(tmp_path / "v.mp4", list(range(10, 250, 20)))
+    whole = read_video(path, rate)
+    for skip in (1, 3, len(whole) - 1):
+        assert np.array_equal(read_video(path, rate, skip=skip), whole[skip:])
+    assert np.array_equal(read_video(path, rate, frames=2, skip=2), whole[2:4])
+    with pytest.raises(RequestError, match="begin earlier"):
+        read_video(path, rate, skip=len(whole))
+
+
 def test_frames_are_streamed_not_gathered(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", [50] * 40)
     frames = iterate_video(path, size=(8, 8))

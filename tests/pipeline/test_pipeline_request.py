@@ -40,7 +40,7 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
         references=(ReferenceFile("image_1", Path("/c.png"), "image"),),
         enhanced_from="rot",
         canvas=Canvas(50, 34),
-        segments=Segments(frames=9, overlap=5, direction="backward"),
+        segments=Segments(frames=9, overlap=5, backward=True),
     )
     driven = replace(PLAIN, audio=Path("/d.wav"))
     sounded = replace(PLAIN, video=Path("/e.mp4"))

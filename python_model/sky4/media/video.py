@@ -92,12 +92,21 @@ def iterate_video(
 
 
 def read_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, frames: int | None = None
+    path: Path,
+    fps: Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    skip: int = 0,
 ) -> NDArray[np.uint8]:
-    """The first `frames` frames (all for None) as one array [F, H, W, 3]. RequestError where it would be too long."""
-    pictures = list(islice(iterate_video(path, fps, size), MAX_FRAMES + 1 if frames is None else frames))
+    """`frames` frames (all for None) from frame `skip` on as one array [F, H, W, 3].
+
+    RequestError where it would be too long, or where nothing lies behind `skip`.
+    """
+    pictures = list(islice(iterate_video(path, fps, size, skip), MAX_FRAMES + 1 if frames is None else frames))
     if len(pictures) > MAX_FRAMES:
         raise RequestError(f"'{path}' has more than {MAX_FRAMES} frames; cut it first")
+    if not pictures:
+        raise RequestError(f"'{path}' has no more than {skip} frames, and all of them are left out; begin earlier")
     return np.stack(pictures)
 
 

@@ -57,16 +57,15 @@ class Canvas:
 class Segments:
     """The clip is made in windows of `frames` pixel frames, each keeping `overlap` frames of what was there before.
 
-    forward: windows follow each other from the clip's start, or from the end of a source that gives its start whole.
-    backward: each window lies before the last one, from a source at the clip's end towards the start.
+    Windows follow each other from the clip's start, or from the end of a source that gives its start whole. backward:
+    each lies before the last one, from the start of a source that gives the clip's end, towards the clip's start.
     """
 
     frames: int
     overlap: int
-    direction: Literal["forward", "backward"] = "forward"
+    backward: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("--backward", self.direction, ("forward", "backward"))
         _within("--overlap", "number of kept frames", self.overlap, 1, MAX_FRAMES - 1)
         _within("--window", "number of frames of a window", self.frames, 2, MAX_FRAMES)
         _require(

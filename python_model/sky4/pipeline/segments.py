@@ -47,7 +47,7 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
     """
     segments = request.segments
     overlap = 0 if segments is None else segments.overlap
-    backward = segments is not None and segments.direction == "backward"
+    backward = segments is not None and segments.backward
     source = whole_source(request)
     size, known = geometry.frames, 0 if source is None else source.frames
     windows: list[Window] = []
@@ -80,7 +80,7 @@ def whole_source(request: ClipRequest) -> Source | None:
         return None
     for source in request.sources:
         start = request.start_of(source)
-        at_seam = start + source.frames == request.frames if segments.direction == "backward" else start == 0
+        at_seam = start + source.frames == request.frames if segments.backward else start == 0
         if at_seam and source.frames >= segments.overlap:
             return source
     return None
@@ -111,7 +111,7 @@ def check_segments(request: ClipRequest, geometry: ClipGeometry) -> None:
         if below != frames:
             nearest = f"{below} or {below + step}"
             raise RequestError(f"{flag} {frames} is not {step}n + 1 frames, as the codec wants; nearest: {nearest}")
-    if segments.direction == "backward" and segments.overlap <= step:
+    if segments.backward and segments.overlap <= step:
         raise RequestError(f"--overlap {segments.overlap} holds no whole group of {step}; use {step + 1} or more")
     if not plan(request, geometry):
         raise RequestError(f"--frames {request.frames}: the source gives all of them; ask for more --seconds")

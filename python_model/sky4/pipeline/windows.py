@@ -96,7 +96,7 @@ def overlap_of_source(request: ClipRequest, geometry: ClipGeometry) -> Frames | 
     source, segments = whole_source(request), request.segments
     if source is None or segments is None:
         return None
-    before = 0 if segments.direction == "backward" else source.frames - segments.overlap
+    before = 0 if segments.backward else source.frames - segments.overlap
     part = replace(source, frames=segments.overlap, skip=source.skip + before)
     return read_frames(part, segments.overlap, request, geometry)
 
