@@ -99,7 +99,7 @@ def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipReq
     reporter.stage("rewriting the prompt", 0, 1)
     from sky4.prompting.enhance import LocalRewriter, enhance
 
-    made = enhance(request.prompt, LocalRewriter(folder), [reference.name for reference in request.references])
+    made = enhance(request.prompt, LocalRewriter(folder), request.names)
     reporter.note(f"prompt: {made.prompt}")
     return replace(request, prompt=made.prompt, enhanced_from=made.original)
 

@@ -24,8 +24,8 @@ from sky4.diffusion.sampler import State
 from sky4.geometry import ClipGeometry
 from sky4.media import VideoFacts, WrittenClip, iterate_video, probe_video, read_audio, write_clip
 from sky4.pipeline.components import Components
-from sky4.pipeline.composite import laid_into
-from sky4.pipeline.given import padded, source_frames
+from sky4.pipeline.composite import Change, composite
+from sky4.pipeline.given import padded
 from sky4.pipeline.joining import FADE_SECONDS, joined
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import whole_source
@@ -108,18 +108,31 @@ class Clip:
         return sorted(frame for frame in begins if 0 < frame < self.frame_count)
 
     def frames(self) -> Iterator[Frames]:
-        """Chunks [f, H, W, 3], decoded as they are asked for; what a video or a source gives whole is its own."""
+        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a
+        canvas, laid into the sources' own frames."""
         if self._source is not None and self.request.video is not None:
             even = self._source.width // 2 * 2, self._source.height // 2 * 2  # what H.264 and VP9 can hold
             for picture in islice(iterate_video(self.request.video, self._source.fps, even), self.frame_count):
                 yield picture[None]
             return
+        if self.request.canvas is None:
+            yield from self._made()
+            return
+        self.change.clear()
+        yield from composite(self._made(), self.request, self.change)
+
+    @cached_property
+    def change(self) -> Change:
+        """How far what is kept of the sources was changed, of the frames asked for last, before any encoding."""
+        return Change()
+
+    def _made(self) -> Iterator[Frames]:
+        """Chunks [f, h, w, 3] of the size that the model works at."""
         for piece in self._pieces:
-            if isinstance(piece, Source):
-                yield from _held(source_frames(piece, self.request, self.geometry, piece.frames), piece.frames)
-            else:
-                for chunk in piece.frames(self.components, *piece.window.shown):
-                    yield laid_into(chunk, self.request.canvas)
+            if isinstance(piece, MadeWindow):
+                yield from piece.frames(self.components, *piece.window.shown)
+            else:  # the source's own frames cover whatever stands here
+                yield from repeat(np.zeros((1, 1, 1, 3), np.uint8), piece.frames)
 
     def audio(self) -> NDArray[np.float32]:
         """The sound [2, S], exactly as long as the picture; a given sound is its own, and so is a source's."""
@@ -189,6 +202,10 @@ def checksum(latents: Tensor) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or over the names and digests of all files of a folder of pictures."""
+    if path.is_dir():
+        inside = [f"{file.name} {file_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return f"sha256:{hashlib.sha256(chr(10).join(inside).encode()).hexdigest()}"
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
@@ -196,16 +213,6 @@ def file_digest(path: Path) -> str:
 def _behind_one_another(latents: Sequence[Tensor | None], axis: int) -> Tensor | None:
     made = [part for part in latents if part is not None]
     return None if not made else made[0] if len(made) == 1 else torch.cat(made, axis)
-
-
-def _held(pictures: Iterator[NDArray[np.uint8]], count: int) -> Iterator[Frames]:
-    """`count` pictures [H, W, 3] as chunks of one; the last one is held where there are fewer."""
-    picture = None
-    for picture in pictures:
-        count -= 1
-        yield picture[None]
-    assert picture is not None, "a source without a frame was not refused"
-    yield from repeat(picture[None], count)
 
 
 def _told(chunks: Iterator[Frames], total: int, progress: Progress | None) -> Iterator[Frames]:

@@ -5,7 +5,6 @@ Legend: B = 1, C latent channels, T latent frames, F pixel frames, H W pixels, h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,13 +21,13 @@ from sky4.conditioning import (
     join_audio_references,
     join_video_references,
 )
-from sky4.conditioning.inpaint import condition_on, unconditioned
+from sky4.conditioning.inpaint import condition_on, keep_where, unconditioned
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.media import iterate_video, probe_image, probe_video, read_audio, read_image, read_video
-from sky4.pipeline.composite import stretched
-from sky4.pipeline.request import Canvas, ClipRequest, Source
+from sky4.pipeline.canvas import condition_frames
+from sky4.pipeline.request import ClipRequest, Source
 from sky4.prompting.references import ReferenceFile
 
 
@@ -52,37 +51,44 @@ def video_condition(
     parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
     if continued is not None:
         parts.append(_continued_latents(continued, geometry, codec))
-    for first, encoded in parts:
-        latents[:, :, first : first + encoded.shape[2]] = encoded
-        keep[:, :, first : first + encoded.shape[2]] = 1.0
+    for first, encoded, kept in parts:
+        cells = slice(first, first + encoded.shape[2])
+        latents[:, :, cells] = torch.where(kept > 0.5, encoded, latents[:, :, cells])
+        keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
     return condition_on(latents, keep, black)
 
 
 def _source_latents(
     source: Source, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec
-) -> tuple[int, Tensor]:
-    """(its first latent frame, its latents [1, C, t, h, w]); a picture is held over the group of frames it falls into.
+) -> tuple[int, Tensor, Tensor]:
+    """(its first latent frame, its latents [1, C, t, h, w], its keep mask [1, 1, t, h, w]).
+
+    A picture is held over the group of frames it falls into.
 
     The codec is causal and its first latent frame stands alone, so what begins later is encoded behind a lead of one
     held frame, whose latent is dropped.
     """
     start = request.start_of(source)
-    frames = read_frames(source, source.frames, request, geometry)
+    frames, kept = source_frames(source, request, geometry)
     step = geometry.temporal_compression
     first, last = _group(start, step), _group(start + source.frames - 1, step)
     begins = 0 if first == 0 else (first - 1) * step + 1  # pixel frames of the groups
     ends = last * step + 1
     lead = 0 if first == 0 else 1
-    held = np.pad(
-        frames, ((start - begins + lead, ends - (start + source.frames)), (0, 0), (0, 0), (0, 0)), mode="edge"
-    )
-    return first, codec.encode(to_pixels(held))[:, :, lead:]
+    around = (start - begins + lead, ends - (start + source.frames))
+    held = np.pad(frames, (around, (0, 0), (0, 0), (0, 0)), mode="edge")
+    kept = np.pad(kept, (around, (0, 0), (0, 0)), mode="edge")
+    encoded = codec.encode(to_pixels(held))
+    keep = keep_where(torch.from_numpy(kept)[None, None], geometry.spatial_compression, step)
+    return first, encoded[:, :, lead:], keep[:, :, lead:].to(encoded)
 
 
-def _continued_latents(continued: Continued, geometry: ClipGeometry, codec: VideoCodec) -> tuple[int, Tensor]:
-    """(the first kept latent frame, latents). At a window's end, the frame that is coded alone leads the others."""
+def _continued_latents(continued: Continued, geometry: ClipGeometry, codec: VideoCodec) -> tuple[int, Tensor, Tensor]:
+    """As _source_latents. At a window's end, the frame that the codec codes alone leads the others and is dropped."""
     encoded = codec.encode(to_pixels(continued.frames))
-    return (geometry.latent_frames - encoded.shape[2] + 1, encoded[:, :, 1:]) if continued.backward else (0, encoded)
+    encoded = encoded[:, :, 1:] if continued.backward else encoded
+    first = geometry.latent_frames - encoded.shape[2] if continued.backward else 0
+    return first, encoded, torch.ones_like(encoded[:, :1])
 
 
 def _group(frame: int, step: int) -> int:
@@ -90,26 +96,22 @@ def _group(frame: int, step: int) -> int:
     return 0 if frame == 0 else (frame - 1) // step + 1
 
 
-def read_frames(source: Source, frames: int, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
-    """The source's first `frames` frames [F, H, W, 3] at the working size; the last one is held.
+def source_frames(
+    source: Source, request: ClipRequest, geometry: ClipGeometry
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(frames [F, H, W, 3], which pixels of them are kept [F, H, W]) at the clip's size; the last one is held.
 
-    They are what covers the canvas, drawn in to the working size; without a canvas, what covers the working size.
+    With a canvas all of it is seen, stretched; without one the largest part that has the clip's proportions.
     """
     size = geometry.width, geometry.height
-    pictures = [stretched(picture[None], size)[0] for picture in source_frames(source, request, geometry, frames)]
-    return hold_last(np.stack(pictures), frames)
-
-
-def source_frames(
-    source: Source, request: ClipRequest, geometry: ClipGeometry, frames: int
-) -> Iterator[NDArray[np.uint8]]:
-    """The source's first `frames` frames [H, W, 3], fewer where it ends, at the size that is written."""
-    canvas = request.canvas or Canvas(geometry.width, geometry.height)
-    size = canvas.width, canvas.height
+    if request.canvas is not None:
+        return condition_frames(source, request.canvas, request.fps, size)
     if source.is_picture:
-        yield read_image(source.path, size)
-        return
-    yield from islice(iterate_video(source.path, request.fps, size, source.skip), frames)
+        frames = read_image(source.path, size)[None]
+    else:
+        pictures = islice(iterate_video(source.path, request.fps, size, skip=source.skip), source.frames)
+        frames = hold_last(np.stack(list(pictures)), source.frames)
+    return frames, np.ones(frames.shape[:3], bool)
 
 
 def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

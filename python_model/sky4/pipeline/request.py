@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from sky4.config import config_from_dict, config_to_dict
 from sky4.errors import RequestError
+from sky4.media.masks import EditRegion
 from sky4.prompting.references import ReferenceFile, kind_of
 
 Outputs = Literal["both", "video", "audio", "still"]
@@ -31,7 +32,7 @@ class Source:
     """Given pixels: a picture (one frame) or `frames` of a video, laid over the clip from `start` on.
 
     start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages. skip: so many
-    frames at the video's head, at the clip's rate, are left out.
+    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none of them.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Source:
     start: int = 0
     frames: int = 1
     skip: int = 0
+    region: EditRegion | None = None
 
     @property
     def is_picture(self) -> bool:
@@ -148,9 +150,20 @@ class ClipRequest:
                 any(weight != 1 for weight in weights),
                 "--negative-prompt does nothing at a guidance of 1; raise --guidance or drop it",
             )
+        if self.canvas is not None:
+            _within("--pad", "canvas's width", self.canvas.width, 1, MAX_SIDE)
+            _within("--pad", "canvas's height", self.canvas.height, 1, MAX_SIDE)
+        edited = [source.flag for source in self.sources if source.region is not None]
+        _require(self.canvas is not None or not edited, f"{' and '.join(edited)}: a region needs a canvas to lie on")
+        _require(
+            self.segments is None or not edited,
+            f"{' and '.join(edited)}: a region is made anew in one window; take a shorter part of the clip",
+        )
         names = [reference.name for reference in self.references]
         twice = next((name for name in names if names.count(name) > 1), None)
         _require(twice is None, f"--ref {twice} is given twice; choose another name for one of them")
+        both = next((name for name in self.mask_names if name in names), None)
+        _require(both is None, f"--mask {both} and --ref {both} have one name; choose another for one of them")
 
     @property
     def wants_audio(self) -> bool:
@@ -180,6 +193,16 @@ class ClipRequest:
     def seconds(self) -> Fraction:
         return self.frames / self.fps
 
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """What the prompt may call parts of what is made anew, without the @."""
+        return tuple(name for source in self.sources if source.region for name in source.region.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every @name that the prompt may use."""
+        return tuple(reference.name for reference in self.references) + self.mask_names
+
     def variation(self, index: int) -> ClipRequest:
         """The request for clip `index` of the variations alone: the same latents as among its siblings."""
         return replace(self, seed=self.seed + index, variations=1)
@@ -187,6 +210,8 @@ class ClipRequest:
     def files(self) -> list[tuple[str, Path]]:
         """Every input file with the flag that named it."""
         files = [(source.flag, source.path) for source in self.sources]
+        regions = [source.region for source in self.sources if source.region is not None]
+        files += [("--mask", mask.path) for region in regions for mask in region.files]
         files += [("--video", self.video)] if self.video else []
         files += [("--audio", self.audio)] if self.audio else []
         return files + [(f"--ref {reference.name}", reference.path) for reference in self.references]
@@ -207,7 +232,7 @@ class ClipRequest:
             raise RequestError(f"the recipe cannot be read: {error}; update sky4, or the file was edited") from error
 
 
-PATH_KEYS = ("path", "video", "audio")
+PATH_KEYS = ("path", "video", "audio")  # of the request and of what it holds
 
 
 def _with_plain_paths(value: Any) -> Any:

@@ -73,10 +73,10 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
 def whole_source(request: ClipRequest) -> Source | None:
     """The source that gives the clip's start whole (its end, backward), long enough for a window to keep the overlap.
 
-    The model does not make its frames again: they are written as they are. None without segments.
+    Its frames are written as they are, on the canvas. None without segments or without a canvas.
     """
     segments = request.segments
-    if segments is None:
+    if segments is None or request.canvas is None:
         return None
     for source in request.sources:
         start = request.start_of(source)

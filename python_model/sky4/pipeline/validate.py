@@ -9,6 +9,8 @@ from typing import Literal, TypeVar
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.media import probe_audio, probe_image, probe_video
+from sky4.media.mask_frames import check_region
+from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import check_segments
@@ -22,10 +24,9 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
-    names = [reference.name for reference in request.references]
-    require_clean(request.prompt, names)
+    require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
-        require_clean(request.negative_prompt, names)
+        require_clean(request.negative_prompt, request.names)
     frames = request.frames if request.segments is None else request.segments.frames
     geometry = model.geometry(request.width, request.height, frames, request.fps)
     check_segments(request, geometry)
@@ -40,14 +41,12 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
 def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
     """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained."""
-    names = [reference.name for reference in request.references]
     implied = [reference.name for reference in request.references if reference.implied]
-    said = [str(fault) for fault in check_prompt(request.prompt, names, implied) if fault.severity == "warning"]
-    trained = model.manifest.trained_references
-    if len(names) > trained:
-        said.append(
-            f"{len(names)} references are given and the model was trained with up to {trained}; it may mix them"
-        )
+    faults = check_prompt(request.prompt, request.names, implied)
+    said = [str(fault) for fault in faults if fault.severity == "warning"]
+    trained, given = model.manifest.trained_references, len(request.references)
+    if given > trained:
+        said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
     if request.frames > model.defaults.frames:
         said.append(
             f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
@@ -77,9 +76,10 @@ def _check_files(request: ClipRequest) -> None:
             _named(source.flag, probe_image, source.path)
         else:
             facts = _named(source.flag, probe_video, source.path)
-            _long_enough(
-                source.flag, source.path, float(facts.seconds), float((source.skip + source.frames) / request.fps)
-            )
+            needs = (source.skip + source.frames) / request.fps
+            _long_enough(source.flag, source.path, float(facts.seconds), float(needs))
+        if source.region is not None:
+            check_region(source.region, footage_of(source, request.fps), source.path)
     for reference in request.references:
         probe = {"image": probe_image, "video": probe_video, "audio": probe_audio}[reference.kind]
         _named(f"--ref {reference.name}", probe, reference.path)

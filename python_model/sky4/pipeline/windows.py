@@ -20,7 +20,7 @@ from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.media import probe_video, read_audio
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import padded, read_frames
+from sky4.pipeline.given import padded, source_frames
 from sky4.pipeline.joining import ColourMatch, SoundPiece
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import Window, whole_source
@@ -98,7 +98,7 @@ def overlap_of_source(request: ClipRequest, geometry: ClipGeometry) -> Frames | 
         return None
     before = 0 if segments.backward else source.frames - segments.overlap
     part = replace(source, frames=segments.overlap, skip=source.skip + before)
-    return read_frames(part, segments.overlap, request, geometry)
+    return source_frames(part, request, geometry)[0]
 
 
 def continued_on(
