@@ -43,12 +43,16 @@ def make_clips(
 
     notes: what the command has found worth saying, beside what is said of every request.
     """
+    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import validate, warnings
 
     began = time.monotonic()
     folder = ModelFolder.read(engine.model)
     validate(request, folder)
+    if request.soundtrack is not None:
+        for path in paths:
+            check_soundtrack(request.soundtrack, request.seconds, path)
     _spare_inputs(paths, [path for _, path in request.files()])
     for note in (*notes, *warnings(request, folder)):
         reporter.note(f"note: {note}")

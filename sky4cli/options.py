@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sky4.errors import RequestError
+
+if TYPE_CHECKING:
+    from sky4.media import Soundtrack
+    from sky4.pipeline.request import Outputs
 
 Model = Annotated[
     Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder. Default: the bundled tiny model.")
@@ -70,9 +74,39 @@ Enhance = Annotated[
     Path | None,
     typer.Option("--enhance", metavar="FOLDER", help="Let this instruction model rewrite the prompt first."),
 ]
+KeepAudio = Annotated[bool, typer.Option("--keep-audio", help="Keep the source's sound byte for byte; none is made.")]
+Mix = Annotated[
+    float | None,
+    typer.Option("--mix", metavar="GAIN", help="Keep the source's sound and add the made one: 1 as it is, 0.3 lower."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def soundtrack_of(
+    source: Path, skip_seconds: Fraction, keep_audio: bool, mix: float | None, outputs: Outputs
+) -> tuple[Soundtrack | None, Outputs]:
+    """What --keep-audio and --mix ask of the source, and what is then made: no sound beside one that is kept.
+
+    RequestError where both are given, or where there is no sound to keep.
+    """
+    from dataclasses import replace
+
+    from sky4.media import Soundtrack, probe_video
+
+    if not keep_audio and mix is None:
+        return None, outputs
+    if keep_audio and mix is not None:
+        raise RequestError(f"--keep-audio and --mix {mix} are both given; drop --mix to keep the sound unchanged")
+    track = Soundtrack(source, skip_seconds)
+    if mix is not None:
+        if mix == 0:
+            raise RequestError("--mix 0 adds nothing to the source's sound; use --keep-audio to keep it as it is")
+        track = replace(track, mix=mix)
+    if not probe_video(source).has_audio:
+        raise RequestError(f"{track.flag}: '{source}' holds no sound; drop {track.flag}, and the sound is made")
+    return track, "video" if keep_audio and outputs == "both" else outputs
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -22,7 +22,17 @@ from torch import Tensor
 from sky4 import __version__
 from sky4.diffusion.sampler import State
 from sky4.geometry import ClipGeometry
-from sky4.media import VideoFacts, WrittenClip, iterate_video, probe_video, read_audio, write_clip
+from sky4.media import (
+    Sound,
+    VideoFacts,
+    WrittenClip,
+    iterate_video,
+    kept_sound,
+    mixed,
+    probe_video,
+    read_audio,
+    write_clip,
+)
 from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.given import padded
@@ -148,6 +158,15 @@ class Clip:
         ]
         return joined(sounds, samples, round(FADE_SECONDS * geometry.sample_rate))
 
+    def sound(self) -> Sound | None:
+        """What is heard under the picture: the made sound, the source's own, or both; None for silence."""
+        track = self.request.soundtrack
+        if track is not None and not track.mix:
+            return kept_sound(track, self.frame_count / self.fps)
+        if not self.request.wants_audio:
+            return None
+        return self.audio() if track is None else mixed(self.audio(), track, self.geometry.sample_rate)
+
     def recipe(self) -> dict[str, Any]:
         """How this clip was made, as JSON values: enough to make it again."""
         components = self.components
@@ -180,14 +199,14 @@ class Clip:
         """
         request = self.request
         frames = _told(self.frames(), self.frame_count, progress) if request.wants_video else None
-        wave = self.audio() if request.wants_audio else None
+        sound = self.sound()
         if watch is not None:
             frames = None if frames is None else watch.frames(frames)
-            watch.sound(wave, self.geometry.sample_rate)
+            watch.sound(sound if isinstance(sound, np.ndarray) else None, self.geometry.sample_rate)
         return write_clip(
             path,
             frames,
-            wave,
+            sound,
             fps=self.fps,
             recipe=self.recipe(),
             sample_rate=self.geometry.sample_rate,

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_audio, probe_image, probe_video
+from sky4.media import kept_sound, probe_audio, probe_image, probe_video
 from sky4.media.mask_frames import check_region
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
@@ -86,6 +86,8 @@ def _check_files(request: ClipRequest) -> None:
     if request.video is not None:
         facts = _named("--video", probe_video, request.video)
         _long_enough("--video", request.video, float(facts.seconds), float(request.seconds))
+    if request.soundtrack is not None:
+        kept_sound(request.soundtrack, request.seconds)
     if request.audio is not None:
         seconds = _named("--audio", probe_audio, request.audio)
         _long_enough("--audio", request.audio, seconds, float(request.seconds))
