@@ -201,7 +201,7 @@ def segments_for(
             f"--overlap {overlap}: '{file.path}' gives {file.frames} frames, fewer than a round keeps; "
             f"use {(file.frames - 1) // step * step + 1} or fewer"
         )
-    if window is None and overlap < longest:
+    if window is None and overlap < longest and overlap % step == 1:
         rounds = ceil(added / (longest - overlap))
         window = overlap + -(-ceil(added / rounds) // step) * step
     return Segments(window or longest, overlap, backward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_backward_is_the_mirror_image_of_forward(case: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_window_keeps_what_was_shown_last_and_time_runs_on_with_the_frames(case: tuple[int, ...]) -> None:
     made = windows(*case)
-    for before, after in zip(made, made[1:], strict=False):
+    for before, after in pairwise(made):
         assert after.keeps == case[3]
         assert after.first + after.keeps == before.first + before.size
         assert (after.time - before.time) * 4 == after.first - before.first
