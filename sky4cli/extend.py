@@ -16,6 +16,7 @@ from sky4cli.options import (
     Backend,
     Device,
     Dtype,
+    EncodeAudio,
     Enhance,
     Force,
     From,
@@ -76,6 +77,7 @@ def extend(
         bool | None,
         typer.Option("--sound/--no-sound", help="Whether sound is made and kept; default: if the clip has sound."),
     ] = None,
+    encode_audio: EncodeAudio = False,
     negative_prompt: NegativePrompt = "",
     ref: Ref = None,
     start: From = None,
@@ -101,6 +103,7 @@ def extend(
     quiet: Quiet = False,
 ) -> None:
     """Continue a clip, or make what came before it, in rounds until it is as long as asked for."""
+    from sky4.media import Soundtrack
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
     from sky4.prompting import resolve_references
@@ -117,6 +120,7 @@ def extend(
     outputs_of_source(replace(file, frames=file.frames + added), target, None)
     canvas, notes = canvas_for(file.width, file.height, target)
     heard = file.has_audio if sound is None else sound
+    continues = heard and file.has_audio and not encode_audio
     if sound is None and not heard:
         notes += (f"'{video}' has no sound, so none is made; --sound makes it for what is added",)
     paths = variation_paths(target, variations, force)
@@ -128,6 +132,7 @@ def extend(
         sources=(given,),
         references=references,
         canvas=canvas,
+        soundtrack=Soundtrack(video, file.skip / file.fps) if continues else None,
         segments=segments,
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:

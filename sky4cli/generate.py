@@ -155,7 +155,11 @@ def frames_wanted(
 
 def _sources(image: Path | None, last_image: Path | None) -> tuple[Source, ...]:
     from sky4.pipeline.request import Source
+    from sky4.prompting.references import kind_of
 
+    for flag, path in (("--image", image), ("--last-image", last_image)):
+        if path is not None and path.is_file() and kind_of(path) == "video":
+            raise RequestError(f"{flag} {path} is a video; give a picture, such as one of its frames")
     first = (Source(image, "--image", start=0),) if image is not None else ()
     last = (Source(last_image, "--last-image", start=-1),) if last_image is not None else ()
     return first + last

@@ -19,6 +19,8 @@ from sky4cli.options import (
     From,
     Guidance,
     Json,
+    KeepAudio,
+    Mix,
     Model,
     NegativePrompt,
     Only,
@@ -32,12 +34,18 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    soundtrack_of,
 )
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from sky4.media.masks import EditRegion
     from sky4.pipeline.request import Canvas, Source
-    from sky4cli.requests import SourceFile
+    from sky4cli.console import Reporter
+    from sky4cli.requests import Shape, SourceFile
+
+STRETCH = 1.2  # whole cells alone change the proportions by some per cent
 
 EXAMPLES = (
     'sky4 inpaint clip.mp4 --mask mask.png --feather 4 --prompt "a blue star bounces on the ground" -o star.mp4',
@@ -99,6 +107,8 @@ def inpaint(
     seconds: PartSeconds = None,
     size: Size = None,
     fps: SourceFps = None,
+    keep_audio: KeepAudio = False,
+    mix: Mix = None,
     steps: Steps = None,
     sampler: Sampler = None,
     guidance: Guidance = None,
@@ -119,6 +129,7 @@ def inpaint(
     """Make a part of a clip or a picture anew; what lies outside of it stays as it is. Times are seconds of VIDEO."""
     from sky4.media.masks import EditRegion, parse_box, parse_mask, parse_pad, parse_span
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.validate import validate
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
     from sky4cli.make import Engine, make_clips, variation_paths
@@ -142,25 +153,30 @@ def inpaint(
     target = out or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        if prompt is None:
-            assert mask_preview is not None
-            draw_preview(mask_preview, source, canvas, file, force, reporter)
+        if prompt is None and mask_preview is not None:
+            for note in notes:
+                reporter.note(f"note: {note}")
+            draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
             reporter.record({"mask_preview": str(mask_preview)})
             return
         outputs = outputs_of_source(file, target, only)
+        soundtrack, outputs = soundtrack_of(file.path, file.skip / file.fps, keep_audio, mix, outputs)
         references = resolve_references(ref or [])
         paths = variation_paths(target, variations, force)
         sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
         shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
         request = replace(
-            request_of(prompt, shape, sampling, folder.defaults, outputs),
+            request_of(prompt or "", shape, sampling, folder.defaults, outputs),
             sources=(source,),
             canvas=canvas,
             references=references,
+            soundtrack=soundtrack,
         )
         if mask_preview is not None:
-            draw_preview(mask_preview, source, canvas, file, force, reporter)
+            validate(request, folder)  # nothing is written for what is refused
+            draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
         engine = Engine(folder.path, device, dtype, attention_backend)
+        notes += stretched(shape, canvas)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
 
 
@@ -193,9 +209,22 @@ def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, C
     return source, Canvas(width, height), notes
 
 
-def draw_preview(path: Path, source: Source, canvas: Canvas, file: SourceFile, force: bool, reporter: object) -> None:
-    """Draw what is made anew over the source's frames."""
+def stretched(shape: Shape, canvas: Canvas) -> tuple[str, ...]:
+    """What is worth saying of a --size with other proportions."""
+    ratio = shape.width / shape.height * canvas.height / canvas.width
+    if 1 / STRETCH <= ratio <= STRETCH:
+        return ()
+    size = f"{shape.width}x{shape.height}"
+    return (f"the picture of {canvas.width}x{canvas.height} is stretched to the model's {size}, and back",)
+
+
+def draw_preview(path: Path, source: Source, canvas: Canvas, fps: Fraction, force: bool, reporter: Reporter) -> None:
+    """Draw what is made anew over the source's frames. RequestError for a name that is none or is an input's."""
     from sky4.media.mask_preview import write_mask_preview
     from sky4.pipeline.canvas import on_canvas
+    from sky4cli.make import spare_inputs
 
-    write_mask_preview(path, on_canvas(source, canvas, file.fps), file.frames, force)
+    spare_inputs([path], [source.path, *(mask.path for mask in (source.region.files if source.region else ()))])
+    shown = write_mask_preview(path, on_canvas(source, canvas, fps), source.frames, force)
+    frames = "the region as it is in every frame" if shown == 1 else f"{shown} frames of {source.frames}"
+    reporter.result(f"{path}  {canvas.width}x{canvas.height}  {frames}; what is made anew is tinted")

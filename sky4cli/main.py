@@ -22,6 +22,8 @@ from sky4cli.extend import EXAMPLES as EXTEND_EXAMPLES
 from sky4cli.extend import extend
 from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
+from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
+from sky4cli.inpaint import inpaint
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -38,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
+app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
 app.command("show")(show)

@@ -43,17 +43,16 @@ def make_clips(
 
     notes: what the command has found worth saying, beside what is said of every request.
     """
-    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
-    from sky4.pipeline.validate import validate, warnings
+    from sky4.pipeline.validate import check_sound, validate, warnings
 
     began = time.monotonic()
     folder = ModelFolder.read(engine.model)
     validate(request, folder)
-    if request.soundtrack is not None:
-        for path in paths:
-            check_soundtrack(request.soundtrack, request.seconds, path)
-    _spare_inputs(paths, [path for _, path in request.files()])
+    spare_inputs(paths, [path for _, path in request.files()])
+    _check_even(paths, request)
+    for path in paths:
+        check_sound(request, path)
     for note in (*notes, *warnings(request, folder)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
@@ -71,11 +70,15 @@ def make_clips(
         written = clip.save(path, force=force, progress=reporter.stage, watch=meter)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
+        record = _record(written, clip, took)
+        if clip.request.canvas is not None:
+            record["kept"] = _kept(written, clip, reporter)
         seams = meter.report()
         if seams is not None:
             reporter.result(f"  {seams.line()}")
+            record.update(seams.values())
         clips.append(clip)
-        records.append({**_record(written, clip, took), **({} if seams is None else seams.values())})
+        records.append(record)
     reporter.record({"clips": records})
     return clips
 
@@ -92,7 +95,7 @@ def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
     return paths
 
 
-def _spare_inputs(paths: list[Path], inputs: list[Path]) -> None:
+def spare_inputs(paths: list[Path], inputs: list[Path]) -> None:
     """RequestError where an output would replace what the clip is made from, --force or not."""
     for path in paths:
         for file in inputs:
@@ -102,6 +105,20 @@ def _spare_inputs(paths: list[Path], inputs: list[Path]) -> None:
                     f"the output '{path}' {held} the input '{file}', which even --force does not replace; "
                     "choose another name with -o"
                 )
+
+
+def _check_even(paths: list[Path], request: ClipRequest) -> None:
+    """RequestError for a canvas, as of a clip made again, that the format cannot hold: before anything is made."""
+    from sky4.media import output_format
+
+    canvas = request.canvas
+    for path in paths:
+        chosen = output_format(path)
+        if canvas is not None and chosen.muxer and (canvas.width % 2 or canvas.height % 2):
+            raise RequestError(
+                f"the output '{path}' is {chosen.name}, which holds even sizes only, and the clip has "
+                f"{canvas.width}x{canvas.height} pixels; name a folder of PNG pictures with -o"
+            )
 
 
 def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipRequest:
@@ -132,6 +149,22 @@ def _record(written: WrittenClip, clip: Clip, took: float) -> dict[str, Any]:
         "prompt": clip.request.prompt,
         "latents": clip.checksums,
         "took_seconds": round(took, 3),
+    }
+
+
+def _kept(written: WrittenClip, clip: Clip, reporter: Reporter) -> dict[str, Any]:
+    """How far what is kept of the sources was changed, before encoding and in the file, told and as JSON values."""
+    from sky4.pipeline.composite import change_in_file
+
+    reporter.stage("checking what is kept", 0, 1)
+    before, after = clip.change, change_in_file(written.path, clip.request)
+    told = "unchanged" if before.largest == 0 else f"{before.mean:.3f} off on average, {before.largest} at most"
+    encoded = "unchanged" if after.largest == 0 else f"{after.mean:.2f} of 255 off on average, {after.largest} at most"
+    reporter.result(f"{written.path}  what is kept: {told} before encoding, {encoded} in the file")
+    return {
+        "before_encoding": {"mean": before.mean, "largest": before.largest},
+        "in_file": {"mean": after.mean, "largest": after.largest},
+        "share": after.values / (written.frames * written.width * written.height * 3),
     }
 
 

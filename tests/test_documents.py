@@ -33,7 +33,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(\S+)")
 # What captions are written with beside the words of the lexicon (world/captions.py).
 LITTLE = (
     *("a", "an", "at each", "with each", "on the", "on a", "against a", "background", "ground", "spot", "in place"),
-    *("replace", "remove", "with", "the", "in"),  # of instructions
+    *("replace", "with", "the", "put", "in place of the subject of"),  # of instructions (world/instructions.py)
     *("moves", "glides", "travels", "moving", "drifting", "pulsing", "swelling", "while", "pulse", "beat", "repeating"),
 )
 
@@ -151,6 +151,7 @@ def reads(command: Typed) -> Iterator[Path]:
         if values.get(name) is not None:
             yield values[name]
     yield from (Path(reference.partition("=")[2]) for reference in values.get("ref") or ())
+    yield from (Path(mask.rpartition("=")[2]) for mask in values.get("mask") or ())
     if command.name.startswith("train"):
         settings = config(command)
         yield from (Path(path) for path in (settings.get("codecs") or {}).values() if isinstance(path, str))
@@ -164,6 +165,8 @@ def reads(command: Typed) -> Iterator[Path]:
 
 def writes(command: Typed) -> Iterator[Path]:
     out, variations = command.values.get("out"), command.values.get("variations", 1)
+    if command.values.get("mask_preview") is not None:
+        yield command.values["mask_preview"]
     if out is not None:
         numbered = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, variations + 1)]
         yield from numbered if variations > 1 else [out]
@@ -189,7 +192,8 @@ def test_the_prompts_are_clean_and_in_the_words_of_the_world(document: str) -> N
         prompt = command.values.get("prompt")
         if prompt is None:
             continue
-        names = [reference.partition("=")[0] for reference in command.values.get("ref") or ()]
+        named = [*(command.values.get("ref") or ()), *(command.values.get("mask") or ())]
+        names = [value.partition("=")[0] for value in named if "=" in value]
         implied = ["video_1"] if command.name == "edit" else []  # the clip being edited
         assert not check_prompt(prompt, [*implied, *names], implied), prompt
         words = re.sub(r"</?sfx>|@\w+", " ", prompt)

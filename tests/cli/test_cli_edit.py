@@ -132,13 +132,31 @@ def test_more_references_than_were_trained_are_noted(run: Run) -> None:
 
 def test_a_long_reference_and_a_long_clip_are_noted_once(run: Run) -> None:
     code, _, err = run(
-        "edit", "film.mp4", "--seconds", "0.5", "--prompt", "@video_2", "--ref", "video_2=film.mp4", "-o", "o.mp4"
-    )
+        "edit", "film.mp4", "--seconds", "0.5", "--prompt", "@video_2 <sfx>@audio_1</sfx>",
+        "--ref", "video_2=film.mp4", "--ref", "audio_1=hit.wav", "-o", "o.mp4",
+    )  # fmt: skip
     assert code == 0, err
-    assert err.count("--ref video_2 lasts 1.1 s; its first 0.5 s are read") == 1
+    for name in ("video_2", "audio_1"):
+        assert err.count(f"--ref {name} lasts 1.1 s; its first 0.5 s are read") == 1
     assert "frames and the model was trained" not in err
     code, _, err = run("edit", "film.mp4", "--prompt", "x", "-o", "p.mp4")
     assert err.count("the clip has 11 frames and the model was trained on up to 9") == 1
+
+
+def packets(path: str) -> list[bytes]:
+    with av.open(path) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_the_sound_is_kept_packet_by_packet_or_mixed(run: Run) -> None:
+    code, out, err = run("edit", "film.mp4", "--prompt", "in rain", "--keep-audio", "-o", "kept.mp4", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["clips"][0]["latents"]) == {"video"}  # no sound was made
+    assert packets("kept.mp4") == packets("film.mp4")
+    code, out, err = run("edit", "film.mp4", "--prompt", "in rain", "--mix", "0.3", "-o", "mixed.mp4", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["clips"][0]["latents"]) == {"video", "audio"}
+    assert packets("mixed.mp4") != packets("film.mp4")
 
 
 def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
@@ -160,6 +178,7 @@ def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
         (["film.mp4", "--seconds", "20"], "ask for no more"),
         (["film.mp4", "--from", "-1"], "--from -1: must be 0 or more"),
         (["a.png", "--seconds", "1"], "is a picture"),
+        (["a.png", "--image", "a.png"], "--image a.png would be the whole of a changed picture"),
         (["film.mp4", "-o", "film.mp4"], "'film.mp4' exists already"),
         (["film.mp4", "-o", "film.mp4", "--force"], "even --force does not replace"),
         (["film.mp4", "-o", "still.png"], "holds one frame and 'film.mp4' has 11"),
@@ -168,6 +187,9 @@ def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
         (["film.mp4", "--image", "gone.png"], "--image: 'gone.png' does not exist"),
         (["film.mp4", "--size", "40x40"], "--size 40x40: width must be a multiple of 16"),
         (["film.mp4", "--fps", "999"], "--fps 999"),
+        (["film.mp4", "--keep-audio", "--mix", "1"], "--keep-audio and --mix 1.0 are both given"),
+        (["film.mp4", "--keep-audio", "--only", "still", "-o", "x.png"], "holds one frame"),
+        (["a.png", "--keep-audio"], "--keep-audio: 'a.png' holds no sound"),
         (["long.mp4"], "lasts 20.0 s, more than 15 s; take a part of it with --from and --seconds"),
     ],
 )  # fmt: skip

@@ -153,6 +153,27 @@ def test_frames_at_the_head_are_left_out(tmp_path: Path, rate: Fraction | None) 
         read_video(path, rate, skip=len(whole))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mp4", "libx264"), (".mkv", "libx265"), (".webm", "libvpx-vp9"), (".ts", "libx264"), (".avi", "mpeg4")],
+)
+def test_far_into_a_file_the_same_frames_come_as_from_its_start(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"v{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (48, 32, 32, 3), dtype=np.uint8)  # 12 s
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(4), options={"g": "8"})  # keyframes, and B-frames by default
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index, picture in enumerate(noise):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 4)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for rate in (None, Fraction(3)):
+        whole = read_video(path, rate)
+        for skip in (22, 29, len(whole) - 1):
+            assert np.array_equal(read_video(path, rate, skip=skip), whole[skip:]), (rate, skip)
+
+
 def test_frames_are_streamed_not_gathered(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", [50] * 40)
     frames = iterate_video(path, size=(8, 8))

@@ -123,17 +123,17 @@ def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path)
     assert peaks[1] < 1.5 * peaks[0] + 100_000
 
 
-def test_what_the_prompt_as_a_whole_speaks_of_comes_first_unless_it_is_mentioned(tmp_path: Path) -> None:
+def test_the_clip_being_edited_lies_next_to_the_new_one_unless_the_prompt_orders_otherwise(tmp_path: Path) -> None:
     source = ReferenceFile("video_1", tmp_path / "v.mp4", "video", implied=True)
     other = ReferenceFile("image_1", tmp_path / "a.png", "image")
 
     def order(prompt: str) -> list[str]:
         tree = parse(prompt, ["video_1", "image_1"])[0]
-        return [file.name for file in in_prompt_order((source, other), tree)]
+        return [file.name for file in in_prompt_order((other, source), tree)]
 
-    assert order("replace the star by @image_1") == ["video_1", "image_1"]
-    assert order("put @image_1 into @video_1") == ["image_1", "video_1"]
-    assert order("in rain") == ["video_1", "image_1"]
+    assert order("put @image_1 in place of the subject") == ["image_1", "video_1"]
+    assert order("in @video_1, replace the star with @image_1") == ["video_1", "image_1"]
+    assert order("in rain") == ["image_1", "video_1"]
 
 
 def test_only_what_the_prompt_should_mention_is_missed_in_it(nano_model: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from sky4.errors import RequestError
 from sky4.media.images import probe_image, read_image
-from sky4.media.masks import PICTURES, EditRegion, MaskFile
+from sky4.media.masks import MAX_CANVAS, PICTURES, EditRegion, MaskFile
 from sky4.media.video import iterate_video, probe_video
 
 Alpha = NDArray[np.uint8]
@@ -85,12 +85,18 @@ def covered(alpha: Alpha, size: tuple[int, int]) -> Selected:
 
 def check_region(region: EditRegion, footage: Footage, source: Path) -> None:
     """RequestError for what does not fit the source or edits nothing or everything; reads the masks for that."""
+    _, _, width, height = canvas_of(region, footage)
+    if max(width, height) > MAX_CANVAS:
+        raise RequestError(
+            f"--pad {region.pad} makes a canvas of {width}x{height} pixels, more than {MAX_CANVAS} on a side; pad less"
+        )
     for box in region.boxes:
         left, top, right, bottom = box.edges(footage.width, footage.height)
         if left < 0 or top < 0 or right > footage.width or bottom > footage.height or left == right or top == bottom:
+            fault = "is less than one" if left == right or top == bottom else "reaches outside"
             raise RequestError(
-                f"--box {box} {'is less than a pixel' if left == right or top == bottom else 'reaches outside'} "
-                f"of the {footage.width}x{footage.height} pixels of '{source}'; give x,y,width,height inside"
+                f"--box {box} {fault} of the {footage.width}x{footage.height} pixels of '{source}'; "
+                "give x,y,width,height inside"
             )
     for flag, span in [("--retake", span) for span in region.spans] + [
         ("--box", box.span) for box in region.boxes if box.span

@@ -17,13 +17,14 @@ from sky4.media.mask_frames import Alpha
 TINT = np.array([255, 0, 160], np.float32)  # a colour that little in the world has
 STRENGTH = 0.6
 SHOWN = 9  # frames of a region that moves
+GAP = 2  # white pixels between frames
 WIDEST = 1920  # pixels of the whole picture
 
 
 def write_mask_preview(
     path: Path, frames: Iterator[tuple[NDArray[np.uint8], Alpha]], count: int, force: bool = False
 ) -> int:
-    """Write `path`.png: of a region that stays, its first frame; of one that moves, frames of the whole part, row by row.
+    """Write `path`.png: of a region that stays, its first frame; of one that moves, frames of the whole part.
 
     frames: `count` pairs of a picture [H, W, 3] and its alpha [H, W]. Returns how many are shown. RequestError for a
     name that is no .png or cannot be written.
@@ -61,8 +62,11 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Rows of tiles, about as many across as down, the whole no wider than WIDEST."""
+    if len(tiles) == 1:
+        return tiles[0]
     across = math.ceil(math.sqrt(len(tiles)))
-    blank = np.zeros_like(tiles[0])
+    tiles = [np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for tile in tiles]
+    blank = np.full_like(tiles[0], 255)
     rows = [tiles[at : at + across] for at in range(0, len(tiles), across)]
     rows[-1] += [blank] * (across - len(rows[-1]))
     return _small(np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0))

@@ -1,4 +1,4 @@
-"""What is made anew of a source: masks, boxes, time ranges and padding, as the user gives them. Values alone, no pixels.
+"""What is made anew of a source: masks, boxes, time ranges and padding, as the user gives them. Values, no pixels.
 
 On disk white is what is made anew, unless `white-keeps` says otherwise; `media.mask_frames` turns all of it into edit
 alpha frames, where 1 is made anew, and the pipeline knows keep masks only. Places are pixels or per cent of the
@@ -22,6 +22,7 @@ MaskMode = Literal["white-edits", "white-keeps"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # what a folder of masks may hold
 MAX_REACH = 512  # pixels of --grow and --feather
+MAX_CANVAS = 8192  # pixels of a side, as of any clip
 
 # A number with an optional sign, then per cent or not.
 _EXTENT = re.compile(r"(-?\d+(?:\.\d+)?)(%?)")
@@ -170,15 +171,16 @@ def parse_mask(text: str) -> MaskFile:
         return MaskFile(path, "folder", name)
     if not path.is_file():
         raise RequestError(f"--mask {text}: '{path}' does not exist; give a picture, a video or a folder of pictures")
-    return MaskFile(path, "picture" if is_picture(path) else "video", name)
+    return MaskFile(path, _kind(path), name)
 
 
 def parse_box(text: str) -> Box:
     """'10,20,64,32', '10%,20%,50%,50%' or either with '@2-4.5': left, top, width, height and seconds."""
     place, at, when = text.partition("@")
-    span = parse_span("--box", when) if at else None
-    sides = _extents("--box", text, place, "x,y,width,height such as 10,20,64,32 or 10%,20%,50%,50%@2-4.5")
-    box = Box(*sides, span)
+    span = parse_span("--box", when, text) if at else None
+    example = "x,y,width,height such as 10,20,64,32 or 10%,20%,50%,50%@2-4.5"
+    x, y, width, height = _extents("--box", text, place, example)
+    box = Box(x, y, width, height, span)
     if box.width.value <= 0 or box.height.value <= 0:
         raise RequestError(f"--box {text}: a box is at least one pixel wide and high; give x,y,width,height")
     return box
@@ -193,14 +195,14 @@ def parse_pad(text: str) -> Pad:
     return pad
 
 
-def parse_span(flag: str, text: str) -> Span:
-    """'2-4.5': seconds of the source."""
-    found = _SPAN.fullmatch(text.strip())
+def parse_span(flag: str, text: str, whole: str | None = None) -> Span:
+    """'2-4.5': seconds of the source. whole: what the flag was given, where that is more."""
+    found, typed = _SPAN.fullmatch(text.strip()), text if whole is None else whole
     if not found:
-        raise RequestError(f"{flag} {text}: expected a range of seconds such as 2-4.5")
+        raise RequestError(f"{flag} {typed}: expected a range of seconds such as 2-4.5")
     span = Span(Fraction(found[1]), Fraction(found[2]))
     if span.end <= span.start:
-        raise RequestError(f"{flag} {text}: a range of seconds ends after it begins, as in 2-4.5")
+        raise RequestError(f"{flag} {typed}: a range of seconds ends after it begins, as in 2-4.5")
     return span
 
 
@@ -212,10 +214,10 @@ def _extents(flag: str, text: str, place: str, example: str) -> list[Extent]:
     return sides
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is one picture, by what stands in it; an animation is a video, what is neither is not."""
+def _kind(path: Path) -> MaskKind:
+    """By what stands in the file: an animation is a video. What Pillow cannot read is by its name what it is."""
     try:
         with Image.open(path) as opened:
-            return int(getattr(opened, "n_frames", 1)) == 1
+            return "video" if getattr(opened, "n_frames", 1) > 1 else "picture"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-        return False
+        return "picture" if path.suffix.lower() in PICTURES else "video"

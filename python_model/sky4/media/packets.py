@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from sky4.errors import RequestError
 from sky4.media.opening import OPTIONS, located
-from sky4.media.sound import stereo, to_stereo
 
 GAP = Fraction(1, 50)  # seconds by which a packet's time must leave the axis to be a gap and no rounding
 
@@ -47,12 +46,13 @@ class SoundPacket:
 class PacketSound:
     """A track of packets, muxed as they are. What lies before sample 0 and from sample `end` on is not heard.
 
-    path: a file whose audio stream has these packets' parameters. codec: libav's name. rate: samples a second.
+    path: a file whose audio stream has these packets' parameters. codec, layout: libav's names. rate: samples a second.
     """
 
     path: Path
     codec: str
     rate: int
+    layout: str
     packets: tuple[SoundPacket, ...]
     end: int
 
@@ -110,7 +110,7 @@ def read_packets(path: Path, until: Fraction | None = None) -> PacketSound:
             end = start + samples - _padding(packet, samples, decoder.rate)
     if not found:
         raise RequestError(f"'{path}' holds an audio stream without sound; give another file")
-    return PacketSound(path, codec, decoder.rate, tuple(found), end)
+    return PacketSound(path, codec, decoder.rate, decoder.layout, tuple(found), end)
 
 
 def lossless(codec: str) -> bool:
@@ -124,6 +124,7 @@ class _Raw:
 
     def __init__(self, stream: AudioStream) -> None:
         self.stream, self.rate = stream, stream.codec_context.sample_rate
+        self.layout = stream.codec_context.layout.name
         stream.codec_context.flags2 |= Flags2.skip_manual
 
     def frames(self, payload: bytes) -> list[AudioFrame]:
@@ -131,7 +132,8 @@ class _Raw:
         packet.stream = self.stream
         found = self.stream.codec_context.decode(packet)
         if found:
-            self.rate = found[0].sample_rate  # HE-AAC tells half of it before it is decoded
+            # HE-AAC tells half of both before it is decoded
+            self.rate, self.layout = found[0].sample_rate, found[0].layout.name
         return found
 
     def count(self, payload: bytes) -> int:
@@ -185,36 +187,47 @@ def window(sound: PacketSound, skip: Fraction, seconds: Fraction, preroll: Fract
     return replace(sound, packets=tuple(kept), end=last - first)
 
 
-def decoded(sound: PacketSound, sample_rate: int | None = None) -> NDArray[np.float32]:
-    """What is heard: float32 stereo [2, S] at `sample_rate`, the sound's own for None; silence where packets miss."""
+def decoded(sound: PacketSound) -> NDArray[np.float32]:
+    """What is heard, in the sound's own channels: float32 [C, S] from sample 0 on; silence where packets miss."""
     with opened_sound(sound.path) as (_, stream):
-        decoder, parts, at = _Raw(stream), [], 0
-        resampler = to_stereo(stream, sound.rate)
+        decoder, at = _Raw(stream), 0
+        resampler = AudioResampler(format="fltp", layout=sound.layout, rate=sound.rate)
+        parts: list[NDArray[np.float32]] = []
         for packet in sound.packets:
-            wave = _joined(decoder.frames(packet.payload), resampler)
-            parts.append(np.zeros((2, max(0, packet.start - max(at, 0))), np.float32))
-            parts.append(wave[:, max(0, -packet.start) :])
+            frames = [part for frame in decoder.frames(packet.payload) for part in resampler.resample(_untimed(frame))]
+            waves = [np.asarray(frame.to_ndarray(), np.float32) for frame in frames]
+            if waves:
+                gap = np.zeros((waves[0].shape[0], max(0, packet.start - max(at, 0))), np.float32)
+                parts += [gap, np.concatenate(waves, axis=1)[:, max(0, -packet.start) :]]
             at = packet.end
-    whole = np.concatenate(parts, axis=1)[:, : sound.end]
-    return whole if sample_rate in (None, sound.rate) else resampled(whole, sound.rate, sample_rate or sound.rate)
+    return np.concatenate(parts, axis=1)[:, : sound.end]
 
 
-def _joined(frames: list[AudioFrame], resampler: AudioResampler) -> NDArray[np.float32]:
-    parts = [np.zeros((2, 0), np.float32)]
-    for frame in frames:
-        frame.pts = None
-        parts += [stereo(part) for part in resampler.resample(frame)]
-    return np.concatenate(parts, axis=1)
+def _untimed(frame: AudioFrame) -> AudioFrame:
+    frame.pts = None  # frames follow each other
+    return frame
 
 
-def resampled(wave: NDArray[np.float32], rate: int, wanted: int, layout: str = "stereo") -> NDArray[np.float32]:
-    """A stereo wave [2, S] at another rate, in another layout: [C, round(S * wanted / rate)]."""
-    resampler = AudioResampler(format="fltp", layout=layout, rate=wanted)
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32), format="fltp", layout="stereo")
-    frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
-    parts = [
-        np.asarray(part.to_ndarray(), np.float32) for part in [*resampler.resample(frame), *resampler.resample(None)]
-    ]
-    whole = np.concatenate(parts, axis=1)
-    length = round(wave.shape[1] * wanted / rate)
+def resampled(
+    wave: NDArray[np.float32], rate: int, layout: str, wanted_rate: int, wanted_layout: str
+) -> NDArray[np.float32]:
+    """A wave [C, S] at another rate, in another layout. Mono goes on both channels as it is, and stereo's mean to mono:
+    libav itself would make the one 3 dB lower and the other louder."""
+    if (rate, layout) == (wanted_rate, wanted_layout):
+        return wave
+    if layout == "mono" and wanted_layout == "stereo":
+        wave, layout = np.repeat(wave, 2, axis=0), "stereo"
+    elif layout == "stereo" and wanted_layout == "mono":
+        wave, layout = wave.mean(axis=0, keepdims=True), "mono"
+    resampler = AudioResampler(format="fltp", layout=wanted_layout, rate=wanted_rate)
+    frames: list[AudioFrame] = []
+    for begin in range(0, wave.shape[1], rate):  # a second at a time
+        part = AudioFrame.from_ndarray(
+            np.ascontiguousarray(wave[:, begin : begin + rate], np.float32), format="fltp", layout=layout
+        )
+        part.sample_rate = rate
+        frames += resampler.resample(part)
+    frames += resampler.resample(None)
+    whole = np.concatenate([np.asarray(frame.to_ndarray(), np.float32) for frame in frames], axis=1)
+    length = round(wave.shape[1] * Fraction(wanted_rate, rate))
     return np.pad(whole[:, :length], ((0, 0), (0, max(0, length - whole.shape[1]))))

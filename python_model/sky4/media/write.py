@@ -30,7 +30,7 @@ from sky4.errors import RequestError, Sky4Failure
 from sky4.media.audio_track import Sound, audio_track
 from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
 from sky4.media.opening import located
-from sky4.media.packets import PacketSound, decoded
+from sky4.media.packets import PacketSound, decoded, resampled
 from sky4.media.recipe import COMMENT, encode_recipe
 
 Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
@@ -225,13 +225,20 @@ def _write_folder(
             _save_png(partial / f"{count:05d}.png", picture, None)
             count += 1
     if audio is not None:
-        wave, rate = (decoded(audio), audio.rate) if isinstance(audio, PacketSound) else (audio, rate)
+        wave, rate = _as_wave(audio, rate)
         samples = round(count / fps * rate) if frames is not None else wave.shape[1]
         wave = np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
         _write_container(partial / SOUND_NAME, output_format(Path(SOUND_NAME)), None, wave, fps, rate, comment)
         heard = Fraction(samples, rate)
     (partial / RECIPE_NAME).write_text(comment + "\n", "utf-8")
     return count, width, height, heard
+
+
+def _as_wave(audio: Sound, rate: int) -> tuple[NDArray[np.float32], int]:
+    """(wave [2, S], its rate); packets decode at their own."""
+    if isinstance(audio, PacketSound):
+        return resampled(decoded(audio), audio.rate, audio.layout, audio.rate, "stereo"), audio.rate
+    return audio, rate
 
 
 def _save_png(path: Path, picture: NDArray[np.uint8], comment: str | None) -> None:
@@ -256,7 +263,8 @@ def _check_container(partial: Path, written: Counts, rate: int, audio: Sound | N
                     pictures += 1
                 else:
                     sums.update(packet)
-                    heard += (packet.duration or 0) * (packet.time_base or 0)
+                    # the end, not a sum: Matroska rounds every duration to a millisecond
+                    heard = max(heard, (packet.pts + (packet.duration or 0)) * (packet.time_base or Fraction(0)))
     except av.error.FFmpegError as error:
         raise Sky4Failure("the clip was written and could not be read back; check the disk and try again") from error
     if pictures != count:

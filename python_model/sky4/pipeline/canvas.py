@@ -59,15 +59,59 @@ def condition_frames(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """(frames [F, h, w, 3], kept [F, h, w]) at `size` (width, height): what the codec is given of a source.
 
-    Nothing of an edited pixel goes in, so that no latent that is kept knows what is to go.
+    Its receptive field is wider than a latent cell, so what stands in edited pixels shows in the cells beside them.
+    They are filled with the nearest kept pixel: nothing of what is to go leaks into what is kept. Black in its place
+    would leak as much as the old picture: in the tiny model's latents, of unit deviation, kept cells beside an object
+    that is taken out lie 0.25 (untouched), 0.21 (black) and 0.01 (filled) from those of the scene without it.
     """
+    fill = _Fill()
     frames: list[Picture] = []
     kept: list[NDArray[np.bool_]] = []
+    waiting = 0  # frames at the head of which nothing is kept: the first to come stands in for them
     for picture, alpha in on_canvas(source, canvas, fps):
-        cleared = picture if not alpha.any() else np.where(alpha[..., None] > 0, np.uint8(0), picture)
-        frames.append(np.asarray(Image.fromarray(cleared).resize(size, Image.Resampling.LANCZOS)))
+        filled = fill(picture, alpha)
         kept.append(~covered(alpha, size))
+        if filled is not None:
+            frames += [np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.LANCZOS))] * (waiting + 1)
+            waiting = 0
+        elif frames:
+            frames.append(frames[-1])
+        else:
+            waiting += 1
+    frames += [np.zeros((size[1], size[0], 3), np.uint8)] * waiting
     return np.stack(frames), np.stack(kept)
+
+
+class _Fill:
+    """Puts the nearest kept pixel in the place of each edited one; where to look is found once for a still region."""
+
+    def __init__(self) -> None:
+        self._alpha: Alpha | None = None
+        self._box = (slice(0), slice(0))
+        self._nearest: NDArray[np.int32] | None = None
+
+    def __call__(self, picture: Picture, alpha: Alpha) -> Picture | None:
+        """None where nothing of the picture is kept."""
+        if alpha is not self._alpha:
+            self._alpha = alpha
+            self._find(alpha > 0)
+        if self._nearest is None:
+            return picture if not alpha.any() else None
+        filled = picture.copy()
+        rows, columns = self._nearest
+        filled[self._box] = picture[self._box][rows, columns]
+        return filled
+
+    def _find(self, edited: NDArray[np.bool_]) -> None:
+        self._nearest = None
+        if not edited.any() or edited.all():
+            return
+        from scipy.ndimage import distance_transform_edt  # loaded only where it is used
+
+        # one pixel around the region holds the nearest of all that lies outside
+        down, across = (np.flatnonzero(edited.any(axis=axis)) for axis in (1, 0))
+        self._box = slice(max(0, down[0] - 1), down[-1] + 2), slice(max(0, across[0] - 1), across[-1] + 2)
+        self._nearest = distance_transform_edt(edited[self._box], return_distances=False, return_indices=True)
 
 
 def _pictures(source: Source, fps: Fraction, size: tuple[int, int] | None) -> Iterator[Picture]:

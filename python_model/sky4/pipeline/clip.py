@@ -27,6 +27,7 @@ from sky4.media import (
     VideoFacts,
     WrittenClip,
     iterate_video,
+    joined_packets,
     kept_sound,
     mixed,
     probe_video,
@@ -36,10 +37,10 @@ from sky4.media import (
 from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.given import padded
-from sky4.pipeline.joining import FADE_SECONDS, joined
+from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import whole_source
-from sky4.pipeline.windows import Frames, MadeWindow, sample_at, source_sound
+from sky4.pipeline.windows import Frames, MadeWindow, sample_at
 
 RECIPE_VERSION = 1
 
@@ -150,22 +151,23 @@ class Clip:
         samples = sample_at(request.frames, request, geometry)
         if request.audio is not None:
             return padded(read_audio(request.audio, float(request.seconds), geometry.sample_rate), samples)
-        sounds = [
-            source_sound(piece, request, geometry)
-            if isinstance(piece, Source)
-            else piece.sound(self.components.audio_codec, request, geometry)
-            for piece in self._pieces
-        ]
-        return joined(sounds, samples, round(FADE_SECONDS * geometry.sample_rate))
+        return whole_wave(request, geometry, self.windows, self.components.audio_codec)
 
     def sound(self) -> Sound | None:
-        """What is heard under the picture: the made sound, the source's own, or both; None for silence."""
-        track = self.request.soundtrack
+        """What is heard under the picture: the made sound, the source's own, or both, mixed or one behind the other.
+
+        None for silence.
+        """
+        request, geometry = self.request, self.geometry
+        track = request.soundtrack
         if track is not None and not track.mix:
-            return kept_sound(track, self.frame_count / self.fps)
-        if not self.request.wants_audio:
+            if not request.wants_audio:
+                return kept_sound(track, self.frame_count / self.fps)
+            joint = continued(track, request, geometry, self.windows, self.components.audio_codec)
+            return joined_packets(joint).sound
+        if not request.wants_audio:
             return None
-        return self.audio() if track is None else mixed(self.audio(), track, self.geometry.sample_rate)
+        return self.audio() if track is None else mixed(self.audio(), track, geometry.sample_rate)
 
     def recipe(self) -> dict[str, Any]:
         """How this clip was made, as JSON values: enough to make it again."""

@@ -102,6 +102,6 @@ def change_in_file(path: Path, request: ClipRequest) -> Change:
         pictures = iterate_video(path, request.fps)
     else:
         pictures = (read_image(file) for file in sorted(path.glob("*.png")))
-    for picture, (source, alpha) in zip(islice(pictures, request.frames), kept_frames(request), strict=True):
+    for picture, (source, alpha) in zip(islice(pictures, request.frames), kept_frames(request), strict=False):
         change.add(picture, source, alpha)
     return change

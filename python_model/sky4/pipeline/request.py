@@ -33,7 +33,7 @@ class Source:
     """Given pixels: a picture (one frame) or `frames` of a video, laid over the clip from `start` on.
 
     start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages. skip: so many
-    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none of them.
+    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none.
     """
 
     path: Path
@@ -170,7 +170,7 @@ class ClipRequest:
         _require(both is None, f"--mask {both} and --ref {both} have one name; choose another for one of them")
 
     def _check_soundtrack(self, soundtrack: Soundtrack) -> None:
-        if soundtrack.mix:
+        if soundtrack.mix or (self.segments is not None and self.wants_audio):
             fits, made = self.outputs == "both", "adds the made sound"
         else:
             fits, made = self.outputs == "video", "keeps the source's sound, so that none is made"

@@ -8,12 +8,12 @@ from typing import Literal, TypeVar
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import kept_sound, probe_audio, probe_image, probe_video
+from sky4.media import check_continuable, check_soundtrack, kept_sound, probe_audio, probe_image, probe_video
 from sky4.media.mask_frames import check_region
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
-from sky4.pipeline.segments import check_segments
+from sky4.pipeline.segments import check_segments, whole_source
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
@@ -37,6 +37,18 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
         )
     _check_files(request)
     return geometry
+
+
+def check_sound(request: ClipRequest, out: Path) -> None:
+    """Refuse a soundtrack that `out` could not hold, or that could not go on in made sound. RequestError."""
+    track, segments, source = request.soundtrack, request.segments, whole_source(request)
+    if track is None:
+        return
+    if track.mix or segments is None or source is None or not request.wants_audio:
+        check_soundtrack(track, request.seconds, out)
+        return
+    kept, otherwise = source.frames / request.fps, "add --encode-audio, which has all of the sound encoded anew"
+    check_continuable(track.path, track.skip_seconds, kept, out, otherwise, segments.backward)
 
 
 def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:

@@ -18,11 +18,10 @@ from sky4.diffusion.sampler import State
 from sky4.encoders.protocols import AudioCodec
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_video, read_audio
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import padded, source_frames
+from sky4.pipeline.given import source_frames
 from sky4.pipeline.joining import ColourMatch, SoundPiece
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, whole_source
 
 Frames = NDArray[np.uint8]  # [f, H, W, 3]
@@ -78,17 +77,6 @@ class MadeWindow:
 def sample_at(frame: int, request: ClipRequest, geometry: ClipGeometry) -> int:
     """The sample of the sound that is heard when a frame of the clip appears."""
     return round(frame / request.fps * geometry.sample_rate)
-
-
-def source_sound(source: Source, request: ClipRequest, geometry: ClipGeometry) -> SoundPiece:
-    """The sound of a source that gives its part of the clip whole; silence where it has none."""
-    start = request.start_of(source)
-    begin, end = (sample_at(frame, request, geometry) for frame in (start, start + source.frames))
-    wave = np.zeros((2, 0), np.float32)
-    if probe_video(source.path).has_audio:
-        seconds, skipped = (source.skip + source.frames) / request.fps, sample_at(source.skip, request, geometry)
-        wave = read_audio(source.path, float(seconds), geometry.sample_rate)[:, skipped:]
-    return SoundPiece(padded(wave, end - begin), begin, begin, end, given=True)
 
 
 def overlap_of_source(request: ClipRequest, geometry: ClipGeometry) -> Frames | None:

@@ -54,7 +54,7 @@ class PromptError(RequestError):
 
 
 def check_prompt(prompt: str, names: Collection[str] = (), implied: Collection[str] = ()) -> list[Fault]:
-    """Every fault of a prompt, in the order of their places; `names` are the references offered by --ref, `implied`
+    """Every fault of a prompt, in the order of their places; `names` are those offered by --ref and --mask, `implied`
     those among them that the prompt need not mention.
 
     Errors: tags unknown, unclosed, stray, nested or cut short; @names that no reference answers to; an empty prompt.
@@ -70,7 +70,7 @@ def check_prompt(prompt: str, names: Collection[str] = (), implied: Collection[s
     ]
     mentioned = {mention.name for mention in tree.mentions()}
     issues += [
-        Issue(len(prompt), 0, f"the reference {name} is not mentioned; write @{name} where it belongs", "warning")
+        Issue(len(prompt), 0, f"@{name} is not mentioned; write it where it belongs", "warning")
         for name in names
         if name not in mentioned and name not in implied
     ]

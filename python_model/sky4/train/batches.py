@@ -22,6 +22,7 @@ from sky4.diffusion.flow import sample_t
 from sky4.diffusion.noise import batch_noise
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
+from sky4.train.family_batches import Content, family_content, family_prompt
 from sky4.train.keyed import generator, permuted
 from sky4.train.latent_cache import LatentPool, Pool
 from sky4.train.settings import CaptionSettings, JointSettings
@@ -41,12 +42,11 @@ class Position:
     sample: int = 0
     clips: int = 0
     images: int = 0
+    families: int = 0
 
     def after(self, task: Task) -> Position:
-        images = task.batch if task.kind == "t2i" else 0
-        return Position(
-            self.batch + 1, self.sample + task.batch, self.clips + task.batch - images, self.images + images
-        )
+        taken = {task.pool: getattr(self, task.pool) + task.batch}
+        return replace(self, batch=self.batch + 1, sample=self.sample + task.batch, **taken)
 
 
 @dataclass(frozen=True)
@@ -101,48 +101,51 @@ class BatchSource:
         self._settings = settings
         folder, data = Path(settings.data.cache), settings.data
         active = [name for name, task in settings.tasks.items() if task.weight > 0]
-        self._pools: dict[Pool, LatentPool] = {}
-        if "t2i" in active:
-            self._pools["images"] = LatentPool(folder, "images", data.images)
-        if active != ["t2i"]:
-            self._pools["clips"] = LatentPool(folder, "clips", data.clips)
+        wanted = {name: Task(name, 1, 1).pool for name in active}
+        limits: dict[Pool, int] = {"clips": data.clips, "images": data.images, "families": data.families}
+        self._pools = {pool: LatentPool(folder, pool, n) for pool, n in limits.items() if pool in wanted.values()}
         manifests = [pool.manifest for pool in self._pools.values()]
-        if manifests[0].origin != manifests[-1].origin:
-            raise Sky4Failure(
-                f"clips and images in {folder} were made by other codecs or for other clips; keep one kind"
-            )
-        clip, made = settings.clip, manifests[0]
-        if (made.width, made.height, made.frames, Fraction(made.fps)) != (
-            clip.width,
-            clip.height,
-            clip.frames,
-            clip.fps,
-        ):
-            raise ValueError(
-                f"config.clip is {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps} fps, but {folder} "
-                f"holds {made.width}x{made.height}, {made.frames} frames at {made.fps} fps: change one of them"
-            )
-        self.clip = made.geometry(settings.transformer_config().patch)
-        self.mix = TaskMix(settings.tasks, settings.batch, self.clip)
-        self.channels = {"video": next(iter(self._pools.values())).shape("video")[0]}
-        if "clips" in self._pools:
-            self.channels["audio"] = self._pools["clips"].shape("audio")[1]
+        if not all(manifest.fits(manifests[0]) for manifest in manifests):
+            raise Sky4Failure(f"what lies in {folder} was made by different codecs or for other clips; keep one kind")
+        clip = settings.clip
+        for pool, there in self._pools.items():
+            frames, made = data.family_frames if pool == "families" else clip.frames, there.manifest
+            if (made.width, made.height, made.frames, Fraction(made.fps)) != (
+                clip.width,
+                clip.height,
+                frames,
+                clip.fps,
+            ):
+                raise ValueError(
+                    f"config.clip is {clip.width}x{clip.height}, {frames} frames at {clip.fps} fps, but {folder} "
+                    f"holds {made.width}x{made.height}, {made.frames} frames at {made.fps} fps: change one of them"
+                )
+        patch = settings.transformer_config().patch
+        self.clip = replace(manifests[0], frames=clip.frames).geometry(patch)
+        takes = replace(manifests[0], frames=data.family_frames).geometry(patch)
+        self.mix = TaskMix(settings.tasks, settings.batch, self.clip, takes.latent_frames)
+        first = next(iter(self._pools.values()))
+        self.channels = {"video": first.shape("video")[-4]}
+        sounding = next((there for pool, there in self._pools.items() if pool != "images"), None)
+        if sounding is not None:
+            self.channels["audio"] = sounding.shape("audio")[-1]
         self.counts: dict[str, int] = {name: pool.count for name, pool in self._pools.items()}
 
     def make(self, position: Position) -> LatentBatch:
         settings, seed = self._settings, self._settings.seed
         task = self.mix.draw(seed, position.batch)
         numbers = range(position.sample, position.sample + task.batch)
-        pool = self._pools["images" if task.kind == "t2i" else "clips"]
-        start = position.images if task.kind == "t2i" else position.clips
+        pool = self._pools[task.pool]
+        start = getattr(position, task.pool)
         items = permuted(np.arange(start, start + task.batch), pool.count, seed, pool.pool)
         geometry = window(self.clip, task.frames)
-        referring = task.kind == "reference" and (
-            generator(seed, "drop references", position.batch).random() >= settings.captions.drop_references
-        )
+        if task.pool == "families":
+            content = family_content(pool, items, task, geometry, seed, position.batch, numbers)
+        else:
+            content = self._plain(pool, items, task, geometry, numbers)
+        dropped = generator(seed, "drop references", position.batch).random() < settings.captions.drop_references
         times = _timesteps(settings, task, numbers)
-        video = pool.read("video", items, task.frames, axis=2) if task.has_video else None
-        audio = pool.read("audio", items, geometry.audio_tokens, axis=1) if task.has_audio else None
+        video, audio = content.video, content.audio
         return LatentBatch(
             task=task,
             numbers=numbers,
@@ -151,12 +154,28 @@ class BatchSource:
             video=video,
             video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
             video_time=times[0],
-            keep_mask=None if video is None else keep_mask(task, (video.shape[3], video.shape[4]), seed, numbers),
-            video_references=VideoReferences(pool.read("image", items)) if referring else None,
+            keep_mask=content.keep_mask,
+            video_references=None if dropped or content.seen is None else VideoReferences(content.seen),
             audio=audio,
             audio_noise=None if audio is None else batch_noise(audio.shape[1:], seed, "train audio", numbers),
             audio_time=times[1],
-            audio_references=AudioReferences(pool.read("hit", items)) if referring else None,
+            audio_references=None if dropped or content.heard is None else AudioReferences(content.heard),
+        )
+
+    def _plain(
+        self, pool: LatentPool, items: npt.NDArray[np.int64], task: Task, geometry: ClipGeometry, numbers: range
+    ) -> Content:
+        """Of a clip or an image of level 1."""
+        video = pool.read("video", items, task.frames, axis=2) if task.has_video else None
+        referring = task.kind == "reference"
+        return Content(
+            video=video,
+            audio=pool.read("audio", items, geometry.audio_tokens, axis=1) if task.has_audio else None,
+            keep_mask=None
+            if video is None
+            else keep_mask(task, (video.shape[3], video.shape[4]), self._settings.seed, numbers),
+            seen=pool.read("image", items) if referring else None,
+            heard=pool.read("hit", items) if referring else None,
         )
 
     def ahead(self, position: Position, count: int = 2) -> Generator[tuple[LatentBatch, Position], None, None]:
@@ -200,7 +219,7 @@ def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Ten
 def _prompts(
     settings: JointSettings, task: Task, position: Position, pool: LatentPool, items: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """A fresh caption of every sample's scene; a share is empty.
+    """A fresh caption of every sample's scene, or an instruction of its family's row; a share is empty.
 
     A batch's captions are of one kind and one language: all about equally long, so that little of the text is padding.
     """
@@ -210,17 +229,13 @@ def _prompts(
         random = generator(settings.seed, "caption", number)
         if random.random() < settings.captions.drop:
             yield ""
-            continue
-        scene = sample_scene(pool.scene_seed, index, "train", pool.level)
-        text = caption(
-            scene,
-            kind,  # type: ignore[arg-type]
-            language,  # type: ignore[arg-type]
-            random,
-            silent=not task.has_audio,
-            audio_only=not task.has_video,
-        )
-        yield refer(text, scene, language, random) if task.kind == "reference" else text
+        elif task.pool == "families":
+            yield family_prompt(pool, index, task, language, random, settings.seed, position.batch)  # type: ignore[arg-type]
+        else:
+            scene = sample_scene(pool.scene_seed, index, "train", pool.level)
+            silent, unseen = not task.has_audio, not task.has_video
+            text = caption(scene, kind, language, random, silent=silent, audio_only=unseen)  # type: ignore[arg-type]
+            yield refer(text, scene, language, random) if task.kind == "reference" else text
 
 
 def _choose(weights: dict[str, float], random: np.random.Generator) -> str:

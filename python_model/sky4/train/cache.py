@@ -20,18 +20,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sky4.conditioning.inpaint import keep_where
 from sky4.encoders.protocols import AudioCodec, VideoCodec
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
 from sky4.train.settings import JointSettings
-from sky4.world.render import render_video
+from sky4.world.families import SOUNDS, STILLS, VIDEOS, Family, sample_family
+from sky4.world.render import render_coverage, render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
 from sky4.world.sound import render_audio
 
 HIT_SECONDS = Fraction(1, 2)  # of an audio reference
 HIT_LEAD = 0.05  # seconds of silence before its hit
+REGION_MARGIN = 3 / 64  # unit widths by which a family's region reaches beyond its thing
 CLIPS_AT_ONCE, IMAGES_AT_ONCE = 8, 128
 
 Encoders = tuple[VideoCodec, AudioCodec]
@@ -58,30 +61,44 @@ def fill_cache(
     manifest = cache_manifest(settings, codecs, digests)
     geometry = manifest.geometry(settings.transformer_config().patch)
     for path in folder.glob("*-*.json"):
-        if read_manifest(path).origin != manifest.origin:
+        if not read_manifest(path).fits(manifest):
             raise Sky4Failure(f"{path} comes from other codecs or clips: choose another data.cache or remove {folder}")
     black = codecs[0].black(geometry.frames, geometry.height, geometry.width)
     write_black(folder, black)
     began, written = time.monotonic(), 0
-    pools: tuple[tuple[Pool, int], ...] = (("images", data.images), ("clips", data.clips))
-    for pool, wanted in pools:
-        for shard in range(part[0], -(-wanted // data.shard), part[1]):
+    pools: tuple[tuple[Pool, int, int], ...] = (
+        ("images", data.images, data.shard),
+        ("clips", data.clips, data.shard),
+        ("families", data.families, data.family_shard),
+    )
+    for pool, wanted, size in pools:
+        for shard in range(part[0], -(-wanted // size), part[1]):
             if shard_path(folder, pool, shard, ".json").exists():
                 continue
             if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
                 return written
-            first = shard * data.shard
-            indices = range(first, first + data.shard)
+            indices = range(shard * size, (shard + 1) * size)
             started = time.monotonic()
-            if pool == "images":
-                arrays = encode_images(indices, manifest, codecs, device)
-            else:
-                arrays = encode_clips(indices, manifest, geometry, codecs, device)
-            write_shard(folder, shard, replace(manifest, pool=pool, first=first, count=len(indices)), arrays)
+            made, arrays = _encoded(pool, indices, manifest, settings, codecs, device)
+            write_shard(folder, shard, replace(made, pool=pool, first=indices[0], count=len(indices)), arrays)
             written += 1
             rate = len(indices) / (time.monotonic() - started)
-            say(f"{pool} {shard + 1}/{-(-wanted // data.shard)}: {rate:.1f}/s")
+            say(f"{pool} {shard + 1}/{-(-wanted // size)}: {rate:.1f}/s")
     return written
+
+
+def _encoded(
+    pool: Pool, indices: range, manifest: Manifest, settings: JointSettings, codecs: Encoders, device: torch.device
+) -> tuple[Manifest, Arrays]:
+    """(the shard's manifest, its arrays)."""
+    patch = settings.transformer_config().patch
+    if pool == "images":
+        return manifest, encode_images(indices, manifest, codecs, device)
+    if pool == "clips":
+        return manifest, encode_clips(indices, manifest, manifest.geometry(patch), codecs, device)
+    data = settings.data
+    manifest = replace(manifest, frames=data.family_frames, level=data.family_level)
+    return manifest, encode_families(indices, manifest, manifest.geometry(patch), codecs, device)
 
 
 def cache_manifest(settings: JointSettings, codecs: Encoders, digests: tuple[str, str]) -> Manifest:
@@ -125,7 +142,7 @@ def encode_clips(
             float(generator(scene.seed, "reference time", scene.index).uniform(0, CLIP_SECONDS)) for scene in scenes
         ]
         rows["image"].append(codecs[0].encode(_stills(others, times, geometry.height, device)).cpu())
-        hits = [other.first - HIT_LEAD for other in others]
+        hits = [_before(other) for other in others]
         wave = render_audio(others, round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, hits)
         rows["hit"].append(codecs[1].encode(wave.to(device)).cpu())
     return _arrays(rows)
@@ -140,6 +157,45 @@ def encode_images(indices: range, manifest: Manifest, codecs: Encoders, device: 
         times = [float(generator(scene.seed, "image time", scene.index).uniform(0, CLIP_SECONDS)) for scene in scenes]
         rows.append(codecs[0].encode(_stills(scenes, times, manifest.height, device)).cpu())
     return _arrays({"video": rows})
+
+
+def encode_families(
+    indices: range, manifest: Manifest, geometry: ClipGeometry, codecs: Encoders, device: torch.device
+) -> Arrays:
+    """Of every family: video [S, V, C, T, H, W] in the order of VIDEOS, still [S, 3, C, 1, H, W] of STILLS, audio
+    [S, 2, A, C_a] of SOUNDS, hit [S, 1, A_r, C_a] of the newcomer, region [S, 1, T, H, W]: 1 where the moving thing is.
+    """
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "still", "audio", "hit", "region")}
+    for index in indices:
+        family = sample_family(manifest.scene_seed, index, "train", manifest.level)
+        takes = [family.takes[name] for name in VIDEOS]
+        pixels = render_video(takes, geometry.frames, geometry.fps, geometry.height, device=device)
+        rows["video"].append(codecs[0].encode(pixels).cpu()[None])
+        shown, moments = zip(*(family.stills[name] for name in STILLS), strict=True)
+        stills = render_video(shown, 1, 1, geometry.height, moments, device)
+        rows["still"].append(codecs[0].encode(stills).cpu()[None])
+        heard = [family.sounding(name) for name in SOUNDS]
+        wave = render_audio(heard, geometry.audio_samples, geometry.sample_rate)
+        rows["audio"].append(codecs[1].encode(wave.to(device)).cpu()[None])
+        hit = render_audio(
+            heard[1:], round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, [_before(heard[1])]
+        )
+        rows["hit"].append(codecs[1].encode(hit.to(device)).cpu()[None])
+        rows["region"].append(region_cells(family, geometry)[None])
+    return _arrays(rows)
+
+
+def region_cells(family: Family, geometry: ClipGeometry) -> Tensor:
+    """[1, T, H, W]: 1 where the base take's moving thing, or what lies within its margin, touches a latent cell."""
+    time = torch.arange(geometry.frames, dtype=torch.float32) / float(geometry.fps)
+    covered = (render_coverage(family.base, -1, time, geometry.height) > 0).float()
+    reach = round(REGION_MARGIN * geometry.height)
+    covered = torch.nn.functional.max_pool2d(covered[:, None], 2 * reach + 1, 1, reach)[None].transpose(1, 2)
+    return 1 - keep_where(1 - covered, geometry.spatial_compression, geometry.temporal_compression)[0]
+
+
+def _before(scene: Scene) -> float:
+    return scene.first - HIT_LEAD
 
 
 def reference_scene(scene: Scene) -> Scene:

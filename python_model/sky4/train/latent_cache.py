@@ -1,7 +1,8 @@
 """The cache of latents on disk: plain .npy shards, each with a manifest, written by any number of processes.
 
 A folder holds clips-00012.video.npy [S, C, T, H, W], clips-00012.audio.npy [S, A, C_a], clips-00012.image.npy
-[S, C, 1, H, W] and clips-00012.hit.npy [S, A_r, C_a] (the references), images-00003.video.npy [S, C, 1, H, W], and
+[S, C, 1, H, W] and clips-00012.hit.npy [S, A_r, C_a] (the references), images-00003.video.npy [S, C, 1, H, W],
+families-00007.video.npy [S, V, C, T, H, W] (a family's V videos) with its still, audio, hit and region arrays, and
 beside each shard its clips-00012.json. The manifest is written last: a shard without one does not exist.
 Shard k holds the scenes k*S ... (k+1)*S - 1 of one seed; more shards may appear while a run trains on the present ones.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from torch import Tensor
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 
-Pool = Literal["clips", "images"]
+Pool = Literal["clips", "images", "families"]
 FORMAT = "sky4-latents"
 
 
@@ -51,6 +52,10 @@ class Manifest:
     @property
     def origin(self) -> tuple[object, ...]:
         return tuple(value for name, value in asdict(self).items() if name not in ("pool", "first", "count"))
+
+    def fits(self, other: Manifest) -> bool:
+        """Whether latents of both may train one model: all but length and level agree."""
+        return replace(other, level=self.level, frames=self.frames).origin == self.origin
 
     def geometry(self, patch: int) -> ClipGeometry:
         """Of the whole clips, for a transformer of this patch."""
@@ -150,6 +155,13 @@ class LatentPool:
         for shard, item in zip(shards.tolist(), items.tolist(), strict=True):
             row = self._array(name, shard)[item - int(self._starts[shard])]
             rows.append(row if length is None else row[(slice(None),) * (axis - 1) + (slice(0, length),)])
+        return torch.from_numpy(np.stack(rows)).float()
+
+    def read_at(self, name: str, items: npt.NDArray[np.int64], place: int) -> Tensor:
+        """Entry `place` of each item's array `name`, float32: one video of a family, one of its sounds."""
+        shards = np.searchsorted(self._ends, items, side="right")
+        pairs = zip(shards.tolist(), items.tolist(), strict=True)
+        rows = [self._array(name, shard)[item - int(self._starts[shard]), place] for shard, item in pairs]
         return torch.from_numpy(np.stack(rows)).float()
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -45,6 +45,10 @@ class DataSettings:
     scene_seed: int = 1
     level: int = 1
     shard: int = 256  # clips (or images) a file
+    families: int = 0  # of takes, for the tasks' rows
+    family_frames: int = 33
+    family_level: int = 3
+    family_shard: int = 32
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class TaskSettings:
     frames: tuple[int, ...] = ()  # latent frames to draw the length from; none: the whole clip
     keep: tuple[int, ...] = (1,)  # latent frames kept by extend and backward
     first: float = 0.0  # share of samples that also keep their first frame: drive, reference
+    sound: float = 1.0  # share of batches of a row of the tasks' table, or of takes, that have their sound
     batch: int | None = None  # a size of its own in place of the token budget's
 
 

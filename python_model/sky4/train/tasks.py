@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,34 +15,50 @@ from torch import Tensor
 from sky4.conditioning.inpaint import keep_ends, keep_first, keep_last, keep_nothing
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
+from sky4.train.latent_cache import Pool
 from sky4.train.settings import BatchSettings, TaskSettings
+from sky4.world.families import ROWS, TASK_ROWS, TaskRow
 
-Kind = Literal[
-    "t2i",  # a still image: the video tower alone
-    "t2v",  # a silent clip: the video tower alone
-    "t2av",
-    "t2a",  # sound alone: the audio tower alone
-    "i2v",  # the first latent frame is kept
-    "extend",  # the first k are kept
-    "backward",  # the last k are kept
-    "ends",  # the first and the last are kept
-    "mask",  # boxes and whole frames are kept
-    "reference",  # an image of the object and a sound of the material are in-context references
-    "drive",  # the sound is given (t_a = 1), the video is made
-    "v2a",  # the video is given (t_v = 1), the sound is made
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: dict[str, str] = {
+    "t2i": "a still image: the video tower alone",
+    "t2v": "a silent clip: the video tower alone",
+    "t2av": "text to both",
+    "t2a": "sound alone: the audio tower alone",
+    "i2v": "the first latent frame is kept",
+    "extend": "the first k are kept",
+    "backward": "the last k are kept",
+    "ends": "the first and the last are kept",
+    "mask": "boxes and whole frames are kept",
+    "reference": "an image of the object and a sound of the material are in-context references",
+    "drive": "the sound is given (t_a = 1), the video is made",
+    "v2a": "the video is given (t_v = 1), the sound is made",
+    "take": "a take of a family from its caption; a share keeps its first k frames, its last, its first or a region",
+    "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
+    **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
+}
+FAMILY_KINDS = ("take", "same", *ROWS)
 
 
 @dataclass(frozen=True)
 class Task:
     """One batch's task: every sample of the batch has this kind, this length and this much kept."""
 
-    kind: Kind
+    kind: str  # one of KINDS
     frames: int  # latent frames; 1 for t2i
     batch: int  # samples
     keep: int = 1  # latent frames kept by extend and backward
     first: float = 0.0  # share of samples that also keep their first frame
+    sound: bool = True  # whether a family's take has its sound
+
+    @property
+    def row(self) -> TaskRow | None:
+        """The row of the tasks' table, if it is one."""
+        return ROWS.get(self.kind)
+
+    @property
+    def pool(self) -> Pool:
+        """Where its samples come from."""
+        return "images" if self.kind == "t2i" else "families" if self.kind in FAMILY_KINDS else "clips"
 
     @property
     def has_video(self) -> bool:
@@ -51,7 +66,7 @@ class Task:
 
     @property
     def has_audio(self) -> bool:
-        return self.kind not in ("t2i", "t2v")
+        return self.sound and self.kind not in ("t2i", "t2v")
 
     @property
     def trains_video(self) -> bool:
@@ -65,15 +80,19 @@ class Task:
 class TaskMix:
     """Draws the task of each batch so that the *samples* come in the shares that the weights say."""
 
-    def __init__(self, tasks: Mapping[str, TaskSettings], batch: BatchSettings, clip: ClipGeometry) -> None:
+    def __init__(
+        self, tasks: Mapping[str, TaskSettings], batch: BatchSettings, clip: ClipGeometry, family_frames: int = 1
+    ) -> None:
+        """family_frames: latent frames of the families' takes."""
         for name, task in tasks.items():
             if name not in KINDS:
                 raise ValueError(f"unknown task 'tasks.{name}'; use one of {', '.join(KINDS)}")
             if task.weight < 0:
                 raise ValueError(f"tasks.{name}.weight must not be negative, got {task.weight}")
-            if any(not 1 <= frames <= clip.latent_frames for frames in task.frames):
+            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            if any(not 1 <= frames <= longest for frames in task.frames):
                 raise ValueError(
-                    f"tasks.{name}.frames must lie between 1 and the clip's {clip.latent_frames} latent frames, "
+                    f"tasks.{name}.frames must lie between 1 and the {longest} latent frames that there are, "
                     f"got {list(task.frames)}"
                 )
         self._tasks: list[Task] = []
@@ -81,16 +100,14 @@ class TaskMix:
         for name, task in tasks.items():
             if task.weight == 0:
                 continue
-            lengths = (1,) if name == "t2i" else task.frames or (clip.latent_frames,)
+            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            lengths = (1,) if name == "t2i" else task.frames or (longest,)
             for frames in lengths:
-                kind: Kind = next(kind for kind in KINDS if kind == name)
-                size = task.batch or batch_size(kind, frames, batch, clip)
-                keeps = tuple(k for k in task.keep if k < frames) or (1,)
-                for keep in keeps if kind in ("extend", "backward") else (1,):
-                    self._tasks.append(Task(kind, frames, size, keep, task.first))
-                    # Equal samples for each length and each k: a batch of many samples is drawn less often.
-                    count = len(lengths) * (len(keeps) if kind in ("extend", "backward") else 1)
-                    shares.append(task.weight / count / size)
+                for form, share in _forms(name, task, frames):
+                    size = task.batch or batch_size(form, batch, clip)
+                    self._tasks.append(replace(form, batch=size))
+                    # A share of samples: a batch of many samples is drawn less often.
+                    shares.append(task.weight * share / len(lengths) / size)
         self._edges = np.cumsum(shares) / np.sum(shares)
 
     def draw(self, seed: int, number: int) -> Task:
@@ -108,12 +125,28 @@ def window(clip: ClipGeometry, frames: int) -> ClipGeometry:
     return replace(clip, frames=(frames - 1) * clip.temporal_compression + 1)
 
 
-def batch_size(kind: Kind, frames: int, batch: BatchSettings, clip: ClipGeometry) -> int:
-    """Samples of one batch under the token budget; each tower's text tokens count too."""
-    geometry = window(clip, frames)
-    video = 0 if kind == "t2a" else geometry.video_tokens + batch.text_tokens
-    audio = 0 if kind in ("t2i", "t2v") else geometry.audio_tokens + batch.text_tokens
+def batch_size(task: Task, batch: BatchSettings, clip: ClipGeometry) -> int:
+    """Samples of one batch under the token budget; each tower's text tokens and references count too."""
+    geometry = window(clip, task.frames)
+    video = geometry.video_tokens + batch.text_tokens if task.has_video else 0
+    shown = ("base",) if task.kind == "same" else task.row.shown if task.row else ()
+    video += sum(geometry.video_tokens // (task.frames if name.startswith("still:") else 1) for name in shown)
+    audio = geometry.audio_tokens + batch.text_tokens if task.has_audio else 0
     return max(batch.parts, min(batch.largest, batch.tokens // (video + audio)))
+
+
+def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float]]:
+    """The forms in which a kind comes at one length, with their shares: each k that is kept, with sound and without."""
+    if name in ("extend", "backward"):
+        keeps = tuple(k for k in task.keep if k < frames) or (1,)
+        return [(Task(name, frames, 1, keep, task.first), 1 / len(keeps)) for keep in keeps]
+    form = Task(name, frames, 1, 1, task.first)
+    if name not in FAMILY_KINDS:
+        return [(form, 1.0)]
+    silent = name in ROWS and ROWS[name].sound is None
+    sounding = 0.0 if silent else task.sound
+    forms = [(form, sounding), (replace(form, sound=False), 1 - sounding)]
+    return [(form, share) for form, share in forms if share > 0]
 
 
 def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> Tensor:
@@ -125,6 +158,8 @@ def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> T
         return keep_first(shape, task.keep)
     if task.kind == "backward":
         return keep_last(shape, task.keep)
+    if task.row is not None and task.row.first:
+        return keep_first(shape)
     if task.kind == "ends":
         return keep_ends(shape)
     keep = keep_nothing(shape)

@@ -1,6 +1,8 @@
 """Training of the video codec (a `diffusers.AutoencoderKLWan`) on renders of the world.
 
-B clips of F frames; every clip is a scene of the training split at a random moment.
+B clips of F frames; every clip is a scene of the training split, or a take of one of its families, at a random moment.
+A codec that goes on from another one (`base`) is held to its latents on plain scenes, so that what was trained on those
+latents still reads them.
 """
 
 from dataclasses import dataclass
@@ -13,8 +15,10 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sky4.encoders.wan import decode_whole, encode_moments
+from sky4.world.families import FAMILY_SECONDS, VIDEOS, sample_family
 from sky4.world.render import render_video
-from sky4.world.scene import CLIP_SECONDS, sample_scene
+from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
+from sky4.world.take import Take
 
 START_LOGVAR = -5.0
 
@@ -32,6 +36,9 @@ class VideoCodecConfig:
     edge_weight: float = 0.5
     residual: bool = True
     bf16: bool = True
+    base: str | None = None  # the folder of a codec to go on from; its shape replaces the fields above
+    families: float = 0.0  # share of samples that are takes of levels 2 and 3
+    anchor_weight: float = 1.0  # of the distance to the base's latents on plain scenes
 
 
 def build(config: VideoCodecConfig) -> AutoencoderKLWan:
@@ -54,16 +61,28 @@ def build(config: VideoCodecConfig) -> AutoencoderKLWan:
     )
 
 
+def load(folder: str) -> AutoencoderKLWan:
+    """A codec in the library's format, in float32. Raises ValueError where the folder holds none."""
+    try:
+        codec: AutoencoderKLWan = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"network.base is {folder}, which holds no video codec: {error}") from error
+    return codec
+
+
 class VideoCodecProblem:
     """L1 reconstruction, with a term on spatial differences that keeps edges, and a light KL."""
 
     def __init__(self, config: VideoCodecConfig, device: str = "cpu"):
         self.config, self.device = config, device
         torch.manual_seed(0)
+        self.anchor: AutoencoderKLWan | None = None
+        if config.base is not None:
+            self.codec = load(config.base).to(device)
+            self.anchor = load(config.base).to(device).requires_grad_(False)
+            return
         self.codec = build(config).to(device)
-        with (
-            torch.no_grad()
-        ):  # start near a plain autoencoder: at deviation 1 the noise drowns a fresh encoder's latents
+        with torch.no_grad():  # near a plain autoencoder: at deviation 1 the noise drowns a fresh encoder's latents
             self.codec.quant_conv.weight[config.channels :] *= 0.1
             self.codec.quant_conv.bias[config.channels :] = START_LOGVAR
 
@@ -71,13 +90,25 @@ class VideoCodecProblem:
     def module(self) -> nn.Module:
         return self.codec
 
+    def plain(self, batch: int) -> int:
+        """How many samples of a batch are scenes of level 1; the others are takes of families."""
+        return batch - round(self.config.families * batch)
+
     def pixels(self, seed: int, first: int, batch: int) -> Tensor:
-        """Renders [B, 3, F, size, size] of the samples first .. first + batch - 1."""
+        """Renders [B, 3, F, size, size] of the samples first .. first + batch - 1, plain scenes first."""
         config = self.config
-        scenes = [sample_scene(seed, first + i) for i in range(batch)]
-        draws = [np.random.Generator(np.random.Philox(key=[seed, first + i])).random() for i in range(batch)]
-        starts = [draw * (CLIP_SECONDS - config.frames / config.fps) for draw in draws]
-        return render_video(scenes, config.frames, config.fps, config.size, starts, self.device)
+        takes: list[Scene | Take] = []
+        starts = []
+        for i in range(batch):
+            random = np.random.Generator(np.random.Philox(key=[seed, first + i]))
+            if i < self.plain(batch):
+                takes.append(sample_scene(seed, first + i))
+                seconds = CLIP_SECONDS
+            else:
+                takes.append(sample_family(seed, first + i).takes[VIDEOS[int(random.integers(len(VIDEOS)))]])
+                seconds = FAMILY_SECONDS
+            starts.append(random.random() * max(0.0, seconds - config.frames / config.fps))
+        return render_video(takes, config.frames, config.fps, config.size, starts, self.device)
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
         pixels = self.pixels(seed, first, batch)
@@ -91,20 +122,37 @@ class VideoCodecProblem:
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         squared = F.mse_loss(decoded, pixels)
         loss = error.abs().mean() + 2 * squared + self.config.edge_weight * edges + self.config.kl_weight * kl
-        psnr = 10 * torch.log10(4 / squared.detach())
-        return loss, {"psnr": float(psnr), "edges": float(edges.detach()), "kl": float(kl.detach())}
+        shown = {"psnr": float(10 * torch.log10(4 / squared.detach())), "edges": float(edges.detach())}
+        shown["kl"] = float(kl.detach())
+        if self.anchor is not None and (plain := self.plain(batch)):
+            drift = self._drift(mean[:plain], pixels[:plain])
+            loss = loss + self.config.anchor_weight * drift
+            shown["drift"] = float(drift.detach())
+        return loss, shown
+
+    def _drift(self, mean: Tensor, pixels: Tensor) -> Tensor:
+        """Mean squared distance to the base's latents, in their deviations."""
+        assert self.anchor is not None
+        with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.bf16):
+            wanted, _ = encode_moments(self.anchor, pixels)
+        deviation = torch.tensor(self.codec.config.latents_std, device=mean.device).view(1, -1, 1, 1, 1)
+        return ((mean - wanted.float()) / deviation).square().mean()
 
 
 @torch.no_grad()
 def export(problem: VideoCodecProblem, folder: Path, clips: int = 48) -> dict[str, float]:
-    """Measure the latents' mean and deviation on renders, put them into the config, save; returns what was measured."""
+    """Measure the latents' mean and deviation on renders, put them into the config, save; returns what was measured.
+
+    A codec that went on from another one keeps that one's: what reads its latents counts on them.
+    """
     codec = problem.codec.eval()
     pixels = problem.pixels(seed=7, first=0, batch=clips)
     latents = codec.encode(pixels).latent_dist.mean
     decoded = torch.cat([codec.decode(z[None]).sample for z in latents])
-    codec.register_to_config(
-        latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
-    )
+    if problem.anchor is None:
+        codec.register_to_config(
+            latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
+        )
     codec.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     codec.float()
     return {"psnr": float(10 * torch.log10(4 / F.mse_loss(decoded, pixels)))}

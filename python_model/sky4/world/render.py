@@ -1,56 +1,70 @@
-"""Scenes to pixels: signed distances with analytic anti-aliasing, in torch, on any device.
+"""Scenes and takes to pixels: signed distances with analytic anti-aliasing, in torch, on any device.
 
-B scenes, F frames, H = W = size.
+The camera and the effects that move points are undone on the coordinates before anything is drawn, so that nothing is
+resampled. B takes, F frames, H = W = size.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from sky4.world.scene import GROUND, Scene
-from sky4.world.shapes import SHAPE_DISTANCES
-from sky4.world.vocabulary import BACKGROUNDS, COLOURS
-
-
-def coverage(scene: Scene, time: Tensor, size: int) -> Tensor:
-    """How much of each pixel the object covers, 0 to 1: [F, size, size] for `time` [F]."""
-    axis = (torch.arange(size, device=time.device, dtype=torch.float32) + 0.5) / size
-    x, y = scene.position(time)
-    radius = scene.radius_at(time)[:, None, None]
-    dx = (axis[None, None, :] - x[:, None, None]) / radius
-    dy = (axis[None, :, None] - y[:, None, None]) / radius
-    distance = SHAPE_DISTANCES[scene.shape](*torch.broadcast_tensors(dx, dy))
-    return (0.5 - distance * radius * size).clamp(0, 1)
-
-
-def background(scene: Scene, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The empty scene [3, size, size] in 0..1: a vertical gradient, and the ground where something bounces."""
-    colour = torch.tensor(BACKGROUNDS[scene.background], device=device, dtype=torch.float32) / 255
-    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
-    picture = colour[:, None] * (1.15 - 0.3 * axis)[None, :]
-    if scene.motion == "bounce":
-        below = ((axis - GROUND) * size + 0.5).clamp(0, 1)
-        picture = picture * (1 - below) + (colour[:, None] * 0.5 + 0.12) * below
-    return picture[:, :, None].expand(3, size, size).clamp(0, 1)
+from sky4.world.backdrops import paint_backdrop
+from sky4.world.figures import paint_talker, paint_thing, thing_coverage
+from sky4.world.finish import bent, lit, overlaid, progress, styled, tinted, weathered
+from sky4.world.scene import Scene
+from sky4.world.take import Take
 
 
 def render_video(
-    scenes: Sequence[Scene],
+    takes: Sequence[Scene | Take],
     frames: int,
     fps: Fraction | float,
     size: int,
     start: Sequence[float] | float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Pixels [B, 3, F, size, size] in -1..1, frame f of scene b showing the time start[b] + f / fps."""
-    starts = [start] * len(scenes) if isinstance(start, (int, float)) else list(start)
+    """Pixels [B, 3, F, size, size] in -1..1, frame f of take b showing the time start[b] + f / fps."""
+    starts = [start] * len(takes) if isinstance(start, (int, float)) else list(start)
     steps = torch.arange(frames, device=device, dtype=torch.float32) / float(fps)
-    pixels = torch.empty(len(scenes), 3, frames, size, size, device=device)
-    for scene, begin, out in zip(scenes, starts, pixels, strict=True):
-        alpha = coverage(scene, steps + begin, size)
-        colour = torch.tensor(COLOURS[scene.colour], device=device, dtype=torch.float32) / 255
-        behind = background(scene, size, device)[:, None]
-        torch.lerp(behind.expand_as(out), colour[:, None, None, None].expand_as(out), alpha[None], out=out)
+    pixels = torch.empty(len(takes), 3, frames, size, size, device=device)
+    for take, begin, out in zip(takes, starts, pixels, strict=True):
+        out.copy_(_frames(Take.of(take) if isinstance(take, Scene) else take, steps + begin, size).permute(3, 0, 1, 2))
     return pixels.mul_(2).sub_(1)
+
+
+def render_coverage(take: Take, thing: int, time: Tensor, size: int) -> Tensor:
+    """How much of each pixel the take's thing number `thing` covers, 0 to 1: [F, size, size] for `time` [F]."""
+    x, y = _coordinates(len(time), size, time.device)
+    return thing_coverage(take.things[thing], time, *take.viewed(time[:, None, None], x, y), 1 / size)
+
+
+def _coordinates(frames: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
+    x, y = torch.broadcast_tensors(axis[None, None, :], axis[None, :, None])
+    return x.expand(frames, size, size), y.expand(frames, size, size)
+
+
+def _frames(take: Take, time: Tensor, size: int) -> Tensor:
+    """[F, size, size, 3] in 0..1."""
+    x, y = _coordinates(len(time), size, time.device)
+    picture = _drawn(take, time, x, y, 1 / size)
+    if take.effect != "none":  # the effect plays on the take's first frame, which stands still
+        picture = tinted(take.effect, progress(time), picture, x, y)
+    picture = lit(take.light, weathered(take.weather, picture, time, x, y))
+    picture = styled(take.style, picture)
+    return picture if take.overlay is None else overlaid(take.overlay, picture)
+
+
+def _drawn(take: Take, time: Tensor, x: Tensor, y: Tensor, edge: float) -> Tensor:
+    if take.effect != "none":
+        x, y = bent(take.effect, progress(time), x, y)
+        time = torch.zeros_like(time)
+        take = replace(take, camera="static")
+    x, y = take.viewed(time[:, None, None], x, y)
+    picture = paint_backdrop(take.backdrop, x, y, edge, ground=take.bounces)
+    for thing in take.things:
+        picture = paint_thing(picture, thing, time, x, y, edge, take.style == "outline")
+    return picture if take.talker is None else paint_talker(picture, take.talker, time, x, y, edge)

@@ -20,6 +20,7 @@ from sky4.world.vocabulary import (
     MOTIONS,
     SIZES,
     TEMPI,
+    WANDERINGS,
     is_held_out,
 )
 
@@ -31,6 +32,8 @@ SPEED = 0.1  # unit widths a second: 5 s cross half of the frame
 SWELL = 0.35  # how much larger a pulse makes the object at its beat
 SWELL_DECAY = 0.14  # seconds
 CLIP_SECONDS = 5.0  # the length that tracks are laid out for
+ORBIT = 0.17  # radius of an orbit, in unit widths
+ZIGZAG = 0.14  # how far a zigzag leaves its line
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object on a plain background that moves and sounds (level 1 of the world)."""
+    """One thing that moves and sounds; on its plain background it is all of the world's level 1."""
 
     seed: int
     index: int
@@ -52,7 +55,7 @@ class Scene:
     shape: str
     colour: str
     size: str
-    motion: str  # one of MOTIONS
+    motion: str  # one of MOTIONS, of WANDERINGS, or "static": no motion, no events
     drift: str  # of a bounce, one of DRIFTS; "none" for the other motions
     tempo: str
     material: str
@@ -63,6 +66,8 @@ class Scene:
     vy: float
     period: float  # seconds between events
     first: float  # seconds to the first event
+    texture: str = "solid"  # one of TEXTURES
+    accent: str = "white"  # the texture's second colour
 
     @property
     def direction(self) -> str:
@@ -85,23 +90,31 @@ class Scene:
 
     def radius_at(self, time: Tensor) -> Tensor:
         """Radius at `time` in unit widths: a pulse swells at each beat and decays. Any shape."""
-        if self.motion == "bounce":
+        if self.motion in ("bounce", "static", *WANDERINGS):
             return torch.full_like(time, self.radius)
         return self.radius * (1 + SWELL * torch.exp(-self.since_beat(time) / SWELL_DECAY))
 
     def position(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """Centre (x, y) at `time`. Any shape."""
         x = self.x0 + self.vx * time
-        if self.motion != "bounce":
-            return x, self.y0 + self.vy * time
         phase = torch.remainder((time - self.first) / self.period, 1.0)
-        return x, GROUND - self.radius - BOUNCE_HEIGHT * 4 * phase * (1 - phase)
+        if self.motion == "bounce":
+            return x, GROUND - self.radius - BOUNCE_HEIGHT * 4 * phase * (1 - phase)
+        if self.motion == "orbit":  # its events are at the top
+            angle = 2 * torch.pi * phase
+            return x + ORBIT * torch.sin(angle), self.y0 - ORBIT * torch.cos(angle)
+        if self.motion == "zigzag":  # its events are at the corners below
+            return x, self.y0 + ZIGZAG * (4 * (phase - 0.5).abs() - 1)
+        return x, self.y0 + self.vy * time
 
     def events(self, start: float, seconds: float) -> list[Event]:
         """The events with start <= time < start + seconds, in order."""
+        if self.motion == "static":
+            return []
         beat = max(0, int(np.ceil((start - self.first) / self.period)))
         events = []
         while (time := self.first + beat * self.period) < start + seconds:
+            # an orbit is at the top of its circle, a zigzag at the foot of its line: both on x0 + vx t
             events.append(Event(time, self.x0 + self.vx * time, 1.0))
             beat += 1
         return events

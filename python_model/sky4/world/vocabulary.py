@@ -46,6 +46,7 @@ SIZES: dict[str, float] = {"small": 0.13, "medium": 0.17, "large": 0.22}  # radi
 TEMPI: dict[str, float] = {"slow": 1.25, "steady": 0.9, "fast": 0.65}  # seconds between events
 
 MOTIONS: tuple[str, ...] = ("bounce", "left", "right", "up", "down")
+WANDERINGS: tuple[str, ...] = ("orbit", "zigzag")  # from level 3 on: ways that a reference video can show
 DRIFTS: tuple[str, ...] = ("none", "left", "right")  # of a bouncing object
 
 
@@ -66,8 +67,26 @@ MATERIALS: dict[str, tuple[Mode, ...]] = {
     "glass": (Mode(2903, 1.0, 0.16), Mode(4357, 0.6, 0.11), Mode(6210, 0.3, 0.07)),
 }
 
+TEXTURES: tuple[str, ...] = ("solid", "stripes", "dots", "checker", "two-tone", "gradient")
+
+# Drawn behind the things of level 2 and above; every colour in them is as far from COLOURS as BACKGROUNDS' are.
+SCENERIES: tuple[str, ...] = ("stripes", "grid", "beach", "forest", "city", "room", "space", "snowfield")
+BACKDROPS: tuple[str, ...] = (*BACKGROUNDS, *SCENERIES)
+
+CAMERAS: tuple[str, ...] = ("static", "pan left", "pan right", "tilt up", "tilt down", "zoom in", "zoom out")
+WEATHERS: tuple[str, ...] = ("clear", "rain", "snow", "fog")
+LIGHTS: tuple[str, ...] = ("day", "night", "warm", "cool")
+STYLES: tuple[str, ...] = ("flat", "outline", "pixel-art", "watercolour", "paper-cut", "sketch")
+OVERLAYS: tuple[str, ...] = ("watermark", "subtitle", "logo")
+EFFECTS: tuple[str, ...] = ("dissolve", "mosaic", "melt", "colour-cycle", "swirl", "curtain")
+
+HEAD_COLOURS: tuple[str, ...] = ("orange", "yellow", "green", "cyan", "magenta", "white")
+HAIRS: tuple[str, ...] = ("bald", "cap", "spikes", "bob", "mohawk")
+ACCESSORIES: tuple[str, ...] = ("nothing", "glasses", "bow", "hat")
+
 # What each level of the world draws from. Level 1 is what a CPU learns in hours.
-LEVEL_SHAPES: dict[int, tuple[str, ...]] = {1: SHAPES[:6]}
+LEVEL_SHAPES: dict[int, tuple[str, ...]] = {1: SHAPES[:6], 2: SHAPES[:6], 3: SHAPES[:6]}
+LEVEL_TEXTURES: dict[int, tuple[str, ...]] = {1: TEXTURES[:1], 2: TEXTURES[:2], 3: ("solid", "stripes", "two-tone")}
 
 
 def is_held_out(shape: str, colour: str) -> bool:

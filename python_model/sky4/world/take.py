@@ -1,0 +1,102 @@
+"""A take: everything that a camera sees and hears of levels 2 and 3, as one value.
+
+Things on a backdrop, a talker, the camera's way, weather and light, a style, what is written over the picture, and an
+effect. As a scene it is closed form in time, so a take renders at any size, frame rate and moment, and two takes that
+differ in one field are an exact pair of before and after.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sky4.world.scene import Event, Scene
+
+PAN_SPEED = 0.1  # unit widths a second
+ZOOM_SPEED = 0.16  # natural logarithm of the magnification, a second
+EFFECT_SECONDS = 2.0  # in which an effect runs from nothing to all
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Something written over the finished picture: a watermark, a subtitle or a logo."""
+
+    kind: str  # one of OVERLAYS
+    text: str  # of a watermark or subtitle, capitals and digits
+    corner: str = "top left"  # of a watermark or logo: top/bottom left/right
+
+
+@dataclass(frozen=True)
+class Expression:
+    """How a face moves: the mouth opens `rate` times a second, curves, and the brows rise and fall."""
+
+    rate: float
+    phase: float  # of the mouth, 0 to 1
+    curve: float  # of the mouth: 1 smiles, -1 frowns
+    brow_rate: float
+
+    def aperture(self, time: Tensor) -> Tensor:
+        """How far the mouth is open at `time`, 0 to 1. Any shape."""
+        return (torch.sin(2 * math.pi * (self.rate * time + self.phase)) * 0.5 + 0.5).square()
+
+    def brows(self, time: Tensor) -> Tensor:
+        """How far the brows are raised at `time`, -1 to 1. Any shape."""
+        return torch.sin(2 * math.pi * self.brow_rate * time)
+
+
+@dataclass(frozen=True)
+class Talker:
+    """A head: who it is (colour, hair, accessory), where, and how its face moves."""
+
+    colour: str
+    hair: str
+    accessory: str
+    expression: Expression
+    x: float = 0.5
+    radius: float = 0.3
+
+
+@dataclass(frozen=True)
+class Take:
+    """One shot. Everything left at its default is level 1: a thing on a plain background."""
+
+    things: tuple[Scene, ...]  # back to front; their own backgrounds do not count
+    backdrop: str = "black"
+    camera: str = "static"
+    weather: str = "clear"
+    light: str = "day"
+    style: str = "flat"
+    overlay: Overlay | None = None
+    effect: str = "none"
+    talker: Talker | None = None
+
+    @classmethod
+    def of(cls, scene: Scene) -> Take:
+        """A scene of level 1 as a take."""
+        return cls((scene,), scene.background)
+
+    @property
+    def bounces(self) -> bool:
+        """Whether something needs the ground."""
+        return any(thing.motion == "bounce" for thing in self.things)
+
+    def with_thing(self, thing: Scene, place: int = -1) -> Take:
+        """The take with another thing in place of one of its own."""
+        things = list(self.things)
+        things[place] = thing
+        return replace(self, things=tuple(things))
+
+    def viewed(self, time: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Scene coordinates of the points (x, y) of the frame at `time`: the camera's way, undone."""
+        across = {"pan right": PAN_SPEED, "pan left": -PAN_SPEED}.get(self.camera, 0.0) * time
+        along = {"tilt down": PAN_SPEED, "tilt up": -PAN_SPEED}.get(self.camera, 0.0) * time
+        scale = torch.exp({"zoom in": -ZOOM_SPEED, "zoom out": ZOOM_SPEED}.get(self.camera, 0.0) * time)
+        return 0.5 + (x - 0.5) * scale + across, 0.5 + (y - 0.5) * scale + along
+
+    def events(self, start: float, seconds: float) -> list[Event]:
+        """Of all things, in order of time."""
+        events = [event for thing in self.things for event in thing.events(start, seconds)]
+        return sorted(events, key=lambda event: event.time)
