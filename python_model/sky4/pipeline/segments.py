@@ -92,7 +92,7 @@ def in_window(request: ClipRequest, window: Window) -> ClipRequest:
     sources = (_shifted(source, request, window.first, frames) for source in request.sources)
     whole = whole_source(request)  # of which the overlap alone concerns a window, and that is given to it as frames
     inside = tuple(moved for source, moved in zip(request.sources, sources, strict=True) if moved and source != whole)
-    return replace(request, frames=frames, sources=inside, segments=None)
+    return replace(request, frames=frames, sources=inside, segments=None, soundtrack=None)
 
 
 def _shifted(source: Source, request: ClipRequest, first: int, frames: int) -> Source | None:

@@ -59,9 +59,10 @@ def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
         said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
-    if request.frames > model.defaults.frames:
+    at_once = request.frames if request.segments is None else request.segments.frames
+    if at_once > model.defaults.frames:
         said.append(
-            f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
+            f"the clip has {at_once} frames at once and the model was trained on up to {model.defaults.frames}; "
             "what comes later may be worse"
         )
     for reference in request.references:
