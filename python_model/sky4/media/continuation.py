@@ -176,14 +176,14 @@ def _laid(own: Wave, made: Wave, total: int, begins: int, fade: int) -> Wave:
     fade = min(fade, end)
     over = max(begins, end - fade)  # where made sound comes in
     ramp = np.asarray(0.5 - 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / max(fade, 1)), np.float32)
-    x = np.zeros((own.shape[0], total), np.float32)
-    x[:, :end] = own[:, :end]
-    x[:, end - fade : end] *= 1 - ramp
-    coming = made[:, over - begins : total - begins].copy()
+    x = np.zeros((own.shape[0], total), np.float32)  # minutes of sound: filled in place
+    coming = made[:, over - begins : total - begins]
+    x[:, over : over + coming.shape[1]] = coming
     length = min(fade, coming.shape[1])
-    coming[:, :length] *= ramp[:length]
-    x[:, over : over + coming.shape[1]] += coming
-    return x.clip(-1.0, 1.0)
+    x[:, over : over + length] *= ramp[:length]
+    x[:, : end - fade] = own[:, : end - fade]
+    x[:, end - fade : end] += own[:, end - fade : end] * (1 - ramp)
+    return np.clip(x, -1.0, 1.0, out=x)
 
 
 def _level(wave: Wave) -> float:

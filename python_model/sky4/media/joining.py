@@ -48,41 +48,43 @@ class JoiningEncoder:
         """Packets for target [C, S] from sample `seam` on, where one of the source's begins."""
         total = target.shape[1]
         if self.lossless:
-            return _placed(self._encode(target[:, seam:]), seam)
+            return _placed(self._encode(target, seam, total), seam)
         lead = max(RUN_IN_PACKETS, ceil(RUN_IN * self.source.rate / self.frame))
         begin = seam + self.delay - lead * self.frame
         # what an encoder looks ahead to, and silence to fill its last frame
-        encoded = self._encode(_cut(target, begin, total + 4 * self.frame + self.delay))[lead:]
+        encoded = self._encode(target, begin, total + 4 * self.frame + self.delay)[lead:]
         return tuple(packet for packet in _placed(encoded, seam, self.frame) if packet.start < total)
 
     def packets_before(self, target: NDArray[np.float32], seam: int) -> tuple[SoundPacket, ...]:
         """Packets for target [C, S] up to sample `seam`, where one of the source's begins."""
         if self.lossless:
-            return _placed(self._encode(target[:, :seam]), 0)
+            return _placed(self._encode(target, 0, seam), 0)
         count = ceil(Fraction(seam + self.delay, self.frame))  # the first decode before sample 0, unheard
         first = seam - count * self.frame
-        encoded = self._encode(_cut(target, first + self.delay, seam + 4 * self.frame + self.delay))
+        encoded = self._encode(target, first + self.delay, seam + 4 * self.frame + self.delay)
         return _placed(encoded[:count], first, self.frame)
 
     def _check(self) -> int:
         """The encoder's delay in samples, as silence shows it."""
         context = self._context()
-        packets = self._through(context, np.zeros((context.channels, 4 * self.frame), np.float32))
+        packets = self._through(context, np.zeros((context.channels, 0), np.float32), 0, 4 * self.frame)
         same = self.source.codec != "aac" or bytes(context.extradata or b"")[:2] == self.header[:2]
         if packets[0].duration != self.frame or packets[0].pts is None or not same:
             raise RequestError(f"{_told(self.source)} in a form that no encoder here writes")
         return -packets[0].pts
 
-    def _encode(self, wave: NDArray[np.float32]) -> list[tuple[bytes, int]]:
-        """(payload, samples) of each packet that the wave [C, S] becomes."""
-        return [(bytes(packet), packet.duration or 0) for packet in self._through(self._context(), wave)]
+    def _encode(self, wave: NDArray[np.float32], begin: int, end: int) -> list[tuple[bytes, int]]:
+        """(payload, samples) of each packet of the wave [C, S] from `begin` to `end`, silent where that is outside."""
+        return [(bytes(packet), packet.duration or 0) for packet in self._through(self._context(), wave, begin, end)]
 
-    def _through(self, context: AudioCodecContext, wave: NDArray[np.float32]) -> list[Packet[Stream]]:
+    def _through(
+        self, context: AudioCodecContext, wave: NDArray[np.float32], begin: int, end: int
+    ) -> list[Packet[Stream]]:
         packets: list[Packet[Stream]] = []
-        for begin in range(0, wave.shape[1], self.frame):
-            part = np.ascontiguousarray(wave[:, begin : begin + self.frame], np.float32)
+        for at in range(begin, end, self.frame):
+            part = _cut(wave, at, min(at + self.frame, end))
             frame = AudioFrame.from_ndarray(part, format="fltp", layout=self.source.layout)
-            frame.sample_rate, frame.pts, frame.time_base = self.source.rate, begin, Fraction(1, self.source.rate)
+            frame.sample_rate, frame.pts, frame.time_base = self.source.rate, at - begin, Fraction(1, self.source.rate)
             packets += context.encode(frame)
         return [packet for packet in (*packets, *context.encode(None)) if packet.size]
 
@@ -132,7 +134,9 @@ def _placed(encoded: list[tuple[bytes, int]], start: int, frame: int | None = No
 
 def _cut(wave: NDArray[np.float32], begin: int, end: int) -> NDArray[np.float32]:
     """[C, end - begin]: silence where that lies outside the wave."""
-    return np.pad(wave[:, max(0, begin) : end], ((0, 0), (max(0, -begin), max(0, end - wave.shape[1]))))
+    inside = wave[:, max(0, begin) : max(0, end)]
+    lead = min(max(0, -begin), end - begin)
+    return np.pad(inside, ((0, 0), (lead, end - begin - lead - inside.shape[1])))
 
 
 def _told(source: PacketSound) -> str:
