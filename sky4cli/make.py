@@ -43,19 +43,17 @@ def make_clips(
 
     notes: what the command has found worth saying, beside what is said of every request.
     """
-    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
-    from sky4.pipeline.validate import validate, warnings
+    from sky4.pipeline.validate import check_sound, validate, warnings
 
     began = time.monotonic()
     folder = ModelFolder.read(engine.model)
-    validate(request, folder)
+    geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
-    if request.soundtrack is not None:
-        for path in paths:
-            check_soundtrack(request.soundtrack, request.seconds, path)
-    for note in (*notes, *warnings(request, folder)):
+    for path in paths:
+        check_sound(request, path)
+    for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)
@@ -63,16 +61,22 @@ def make_clips(
     load_libraries()
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.generate import generate_clips
+    from sky4.pipeline.seams import SeamMeter
 
     components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
-        written = clip.save(path, force=force, progress=reporter.stage)
+        meter = SeamMeter(clip.seams, clip.given, clip.fps)
+        written = clip.save(path, force=force, progress=reporter.stage, watch=meter)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
         if clip.request.canvas is not None:
             record["kept"] = _kept(written, clip, reporter)
+        seams = meter.report()
+        if seams is not None:
+            reporter.result(f"  {seams.line()}")
+            record.update(seams.values())
         clips.append(clip)
         records.append(record)
     reporter.record({"clips": records})

@@ -18,15 +18,17 @@ from tests.media.test_soundtrack import packets_of, streamhash
 
 Call = Callable[..., tuple[int, str, str]]
 
+NONE, ADDED = Fraction(0), Fraction(1, 5)
 # Each command that works on a clip, and the seconds that it adds to it. A new command is one line.
 COMMANDS = {
-    "generate": ("generate --video {clip} --prompt rain", 0),
-    "edit": ("edit {clip} --prompt rain", 0),
-    "inpaint": ("inpaint {clip} --prompt rain --box 25%,25%,50%,50%", 0),
-    "extend": ("extend {clip} --prompt rain --seconds 1", 1),
-    "extend --backward": ("extend {clip} --prompt rain --seconds 1 --backward", 1),
+    "generate": ("generate --video {clip} --prompt rain", NONE),
+    "edit": ("edit {clip} --prompt rain", NONE),
+    "inpaint": ("inpaint {clip} --prompt rain --box 25%,25%,50%,50%", NONE),
+    "extend": ("extend {clip} --prompt rain --seconds 0.2", ADDED),
+    "extend --backward": ("extend {clip} --prompt rain --seconds 0.2 --backward", ADDED),
 }
 THERE = [name for name in COMMANDS if name.split()[0] in typer.main.get_command(app).commands]
+EXTENDING = [name for name in THERE if COMMANDS[name][1]]
 KEEPING = [name for name in THERE if name in ("edit", "inpaint")]  # which take --keep-audio and --mix
 
 
@@ -79,8 +81,8 @@ def test_they_go_through(command: str, name: str, clips: Clips, call: Call, tmp_
     frames, seconds, sound = lengths(out)
     assert (frames, made["frames"], Fraction(made["fps"])) == (wanted, wanted, facts.fps)
     assert abs(seconds - kind.seconds - added) < 2 / kind.fps
-    if command != "extend" or kind.audio:
-        assert sound == 0 or abs(sound - seconds) <= Fraction(1024, 44100)
+    assert bool(sound) == (kind.audio is not None or not added)  # to silence extend adds silence
+    assert sound == 0 or abs(sound - seconds) <= Fraction(1024, 44100)
 
 
 @pytest.mark.slow
@@ -98,6 +100,21 @@ def test_their_sound_is_kept_byte_by_byte(command: str, name: str, clips: Clips,
     every, kept = b"".join(packets_of(path)), b"".join(packets_of(tmp_path / "part.mkv"))
     assert every.find(kept) > 0
     assert frames == round(Fraction(8, 10) * probe_video(path).fps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in GOOD if GOOD[name].audio])
+@pytest.mark.parametrize("command", EXTENDING)
+def test_their_packets_stay_where_sound_is_added(
+    command: str, name: str, clips: Clips, call: Call, tmp_path: Path
+) -> None:
+    path, out = clips(name), tmp_path / f"out{'.webm' if GOOD[name].suffix == '.webm' else '.mkv'}"
+    code, _, said = call(command, path, out)
+    assert code == 0, said
+    every, found = packets_of(path), packets_of(out)
+    spared = 11  # packets at the seam, of the most that are tried
+    kept = b"".join(every[spared:] if "--backward" in command else every[:-spared])
+    assert kept in b"".join(found)
 
 
 @pytest.mark.parametrize("name", BROKEN_OFF)

@@ -36,6 +36,15 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "extend": [
+        *("video", "--prompt", "-o --out", "--seconds", "--to", "--backward", "--overlap", "--window"),
+        *("--sound", "--encode-audio"),
+        *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
+        *SAMPLING,
+        *("-n --variations", "--enhance"),
+        *ENGINE,
+        *SAYING,
+    ],
     "edit": [
         *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
         *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),

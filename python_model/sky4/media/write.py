@@ -263,7 +263,8 @@ def _check_container(partial: Path, written: Counts, rate: int, audio: Sound | N
                     pictures += 1
                 else:
                     sums.update(packet)
-                    heard += (packet.duration or 0) * (packet.time_base or 0)
+                    # the end, not a sum: Matroska rounds every duration to a millisecond
+                    heard = max(heard, (packet.pts + (packet.duration or 0)) * (packet.time_base or Fraction(0)))
     except av.error.FFmpegError as error:
         raise Sky4Failure("the clip was written and could not be read back; check the disk and try again") from error
     if pictures != count:

@@ -8,53 +8,72 @@ from typing import Literal, TypeVar
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import kept_sound, probe_audio, probe_image, probe_video
+from sky4.media import check_continuable, check_soundtrack, kept_sound, probe_audio, probe_image, probe_video
 from sky4.media.mask_frames import check_region
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.segments import check_segments, whole_source
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
 
 
 def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
-    """Check the request against the model and its input files; returns the sizes of what the model makes.
+    """Check the request against the model and its input files; returns the sizes of what the model makes at once.
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
     require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
         require_clean(request.negative_prompt, request.names)
-    geometry = model.geometry(request.width, request.height, request.frames, request.fps)
+    frames = request.frames if request.segments is None else request.segments.frames
+    geometry = model.geometry(request.width, request.height, frames, request.fps)
+    check_segments(request, geometry)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
-            f"--frames {request.frames} at {request.fps} frames a second is shorter than the least sound of "
+            f"--frames {frames} at {request.fps} frames a second is shorter than the least sound of "
             f"{geometry.hop} samples; ask for more frames, or --only video"
         )
     _check_files(request)
     return geometry
 
 
-def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
-    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained."""
+def check_sound(request: ClipRequest, out: Path) -> None:
+    """Refuse a soundtrack that `out` could not hold, or that could not go on in made sound. RequestError."""
+    track, segments, source = request.soundtrack, request.segments, whole_source(request)
+    if track is None:
+        return
+    if track.mix or segments is None or source is None or not request.wants_audio:
+        check_soundtrack(track, request.seconds, out)
+        return
+    kept, otherwise = source.frames / request.fps, "add --encode-audio, which has all of the sound encoded anew"
+    check_continuable(track.path, track.skip_seconds, kept, out, otherwise, segments.backward)
+
+
+def warnings(request: ClipRequest, model: ModelFolder, geometry: ClipGeometry) -> list[str]:
+    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained.
+
+    geometry: what the model makes at once, as `validate` returned it.
+    """
     implied = [reference.name for reference in request.references if reference.implied]
     faults = check_prompt(request.prompt, request.names, implied)
     said = [str(fault) for fault in faults if fault.severity == "warning"]
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
         said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
-    if request.frames > model.defaults.frames:
+    frames = min(request.frames, geometry.frames)
+    if frames > model.defaults.frames:
         said.append(
-            f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
+            f"{frames} frames are made at once and the model was trained on up to {model.defaults.frames}; "
             "what comes later may be worse"
         )
     for reference in request.references:
         flag = f"--ref {reference.name}"
         if reference.kind != "image" and not reference.implied:
-            lasts, read = _seconds(flag, reference.kind, reference.path), float(request.seconds)
+            lasts, read = _seconds(flag, reference.kind, reference.path), float(frames / request.fps)
             if lasts > read + 0.1:
-                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as long as the clip is")
+                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as much as is made at once")
     return said
 
 
