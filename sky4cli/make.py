@@ -1,8 +1,9 @@
-"""What `generate` and `rerun` share: checks before weights, the clips one after the other, what is said of each."""
+"""What all commands that make clips share: checks before weights, the clips one by one, what is said of each."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,16 +36,26 @@ def make_clips(
     force: bool,
     reporter: Reporter,
     enhancer: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Clip]:
     """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
-    that is possible."""
+    that is possible.
+
+    notes: what the command has found worth saying, beside what is said of every request.
+    """
+    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import validate, warnings
 
     began = time.monotonic()
-    validate(request, ModelFolder.read(engine.model))
-    for warning in warnings(request):
-        reporter.note(f"note: {warning}")
+    folder = ModelFolder.read(engine.model)
+    geometry = validate(request, folder)
+    _spare_inputs(paths, [path for _, path in request.files()])
+    if request.soundtrack is not None:
+        for path in paths:
+            check_soundtrack(request.soundtrack, request.seconds, path)
+    for note in (*notes, *warnings(request, folder, geometry)):
+        reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)
     reporter.stage("loading", 0, 1)
@@ -74,6 +85,18 @@ def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
     for path in paths:
         check_destination(path, force)
     return paths
+
+
+def _spare_inputs(paths: list[Path], inputs: list[Path]) -> None:
+    """RequestError where an output would replace what the clip is made from, --force or not."""
+    for path in paths:
+        for file in inputs:
+            if path.exists() and (path.samefile(file) or path.resolve() in file.resolve().parents):
+                held = "is" if path.samefile(file) else "holds"
+                raise RequestError(
+                    f"the output '{path}' {held} the input '{file}', which even --force does not replace; "
+                    "choose another name with -o"
+                )
 
 
 def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipRequest:

@@ -82,6 +82,30 @@ def test_variable_frame_rate_is_resampled_by_time(tmp_path: Path) -> None:
     assert levels_of(read_video(path, Fraction(32), frames=14))[2:10] == pytest.approx([90] * 8, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "rate", "pts", "variable"),
+    [
+        (".mp4", Fraction(30000, 1001), None, False),
+        (".mkv", Fraction(30000, 1001), None, False),  # whole milliseconds: 33, 33, 34
+        (".mkv", Fraction(60), None, False),
+        (".mp4", Fraction(16), [0, 1, 2, 3, 5, 6, 7, 8], True),  # one frame dropped
+        (".mkv", Fraction(16), [0, 1, 2, 3, 4, 5, 6, 8], True),
+        (".mp4", Fraction(16), [0, 4], False),  # two frames tell of no change
+    ],
+)
+def test_a_variable_rate_is_told_from_a_clock_that_rounds(
+    tmp_path: Path, suffix: str, rate: Fraction, pts: list[int] | None, variable: bool
+) -> None:
+    count = len(pts) if pts else 40
+    path = make_video(tmp_path / f"v{suffix}", [50] * count, pts=pts, base=1 / rate)
+    facts = probe_video(path)
+    assert facts.variable is variable
+    if variable:  # 8 frames in 9 sixteenths of a second
+        assert float(facts.fps) == pytest.approx(8 / (9 / 16), abs=0.3)
+        assert facts.fps.denominator <= 100
+        assert facts.frames == len(read_video(path, facts.fps)) == 8
+
+
 def test_a_faster_source_is_thinned_out_evenly(tmp_path: Path) -> None:
     levels = list(range(10, 250, 4))  # 60 frames at 30 per second: 2 s
     path = make_video(tmp_path / "v.mp4", levels, base=Fraction(1, 30))
@@ -116,6 +140,17 @@ def test_a_size_is_covered_by_the_centre(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "p.png")
     assert read_image(tmp_path / "p.png", (16, 16)).max() < 60
     assert read_image(tmp_path / "p.png", (16, 16)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("rate", [None, Fraction(8), Fraction(40)])
+def test_frames_at_the_head_are_left_out(tmp_path: Path, rate: Fraction | None) -> None:
+    path = make_video(tmp_path / "v.mp4", list(range(10, 250, 20)))
+    whole = read_video(path, rate)
+    for skip in (1, 3, len(whole) - 1):
+        assert np.array_equal(read_video(path, rate, skip=skip), whole[skip:])
+    assert np.array_equal(read_video(path, rate, frames=2, skip=2), whole[2:4])
+    with pytest.raises(RequestError, match="begin earlier"):
+        read_video(path, rate, skip=len(whole))
 
 
 def test_frames_are_streamed_not_gathered(tmp_path: Path) -> None:
@@ -155,6 +190,8 @@ def test_any_sound_becomes_stereo_at_44_1_khz(tmp_path: Path, rate: int, layout:
     spectrum = np.abs(np.fft.rfft(sound[0] * np.hanning(sound.shape[1])))
     assert abs(spectrum.argmax() / seconds - 1000) <= 2
     assert np.allclose(sound[0], sound[1], atol=1e-3)
+    if layout != "5.1":  # more channels than two are mixed down
+        assert np.abs(sound).max() == pytest.approx(0.5, abs=0.01)
     assert probe_audio(path) == pytest.approx(seconds, abs=1e-3)
 
 

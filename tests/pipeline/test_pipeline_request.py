@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sky4.errors import RequestError
+from sky4.media import Soundtrack
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.prompting import ReferenceFile
 
@@ -39,6 +40,7 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
         sources=(Source(Path("/a.png"), "--image"), Source(Path("/b.png"), "--last-image", start=-1)),
         references=(ReferenceFile("image_1", Path("/c.png"), "image"),),
         enhanced_from="rot",
+        soundtrack=Soundtrack(Path("/f.mp4"), Fraction(1, 3), 0.25),
     )
     driven = replace(PLAIN, audio=Path("/d.wav"))
     sounded = replace(PLAIN, video=Path("/e.mp4"))
@@ -74,6 +76,8 @@ def test_a_recipe_that_was_tampered_with_is_refused(change: dict[str, Any], word
         ClipRequest.from_dict({**PLAIN.to_dict(), **change})
 
 
+KEPT = Soundtrack(Path("s.mp4"))
+MIXED = Soundtrack(Path("s.mp4"), mix=0.5)
 IMAGE = Source(Path("a.png"), "--image")
 LAST = Source(Path("a.png"), "--last-image", start=-1)
 
@@ -102,6 +106,9 @@ LAST = Source(Path("a.png"), "--last-image", start=-1)
         ({"outputs": "still"}, "makes 1 frame, got 9"),
         ({"frames": 1, "outputs": "still", "sources": (LAST,)}, "--last-image needs a clip"),
         ({"negative_prompt": "x", "guidance": 1.0, "audio_guidance": 1.0}, "--negative-prompt does nothing"),
+        ({"soundtrack": KEPT}, "--keep-audio keeps the source's sound, so that none is made"),
+        ({"soundtrack": MIXED, "outputs": "video"}, "--mix adds the made sound, and --only asks for something else"),
+        ({"soundtrack": KEPT, "outputs": "video", "audio": Path("a.wav")}, "heard as it is; drop --keep-audio"),
         ({"references": (ReferenceFile("a", Path("a.png"), "image"),) * 2}, "--ref a is given twice"),
     ],
 )
@@ -122,6 +129,8 @@ def test_the_towers_that_run_follow_from_what_is_wanted_and_given() -> None:
     assert towers(outputs="still", frames=1) == (True, False)
     assert towers(outputs="video", audio=Path("a.wav")) == (True, True)
     assert towers(outputs="audio", video=Path("v.mp4")) == (True, True)
+    assert towers(outputs="video", soundtrack=KEPT) == (True, False)
+    assert towers(soundtrack=MIXED) == (True, True)
 
 
 def test_a_variation_is_the_request_of_its_own_seed() -> None:

@@ -33,7 +33,10 @@ HALF = Fraction(1, 2)
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video file says of itself, at display geometry. frames is at the file's own rate."""
+    """What a video file says of itself, at display geometry.
+
+    fps: its own rate; of a variable one the average, to a hundredth. frames: so many of it at fps.
+    """
 
     width: int
     height: int
@@ -41,6 +44,7 @@ class VideoFacts:
     frames: int
     seconds: Fraction
     has_audio: bool
+    variable: bool = False
 
 
 def probe_video(path: Path) -> VideoFacts:
@@ -54,19 +58,27 @@ def probe_video(path: Path) -> VideoFacts:
     with _opened(path) as (container, stream):
         zero = _zero(container)
         # packets, not frames: an hour of video is measured without decoding it
-        ends = [_span(packet, stream, zero)[1] for packet in container.demux(stream) if packet.pts is not None]
-        seconds = max(ends)
-    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio)
+        shown = [
+            (packet.pts, _span(packet, stream, zero)[1]) for packet in container.demux(stream) if packet.pts is not None
+        ]
+    ticks, seconds = sorted(pts for pts, _ in shown), max(end for _, end in shown)
+    variable = _is_variable(ticks)
+    if variable:
+        fps = max(Fraction(1), Fraction(round(len(ticks) / seconds * 100), 100))
+    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio, variable)
 
 
 def iterate_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None
+    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, skip: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given."""
+    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given.
+
+    skip: how many are left out at the head; they are decoded, but neither converted nor scaled.
+    """
     with _opened(path) as (container, stream):
         rate, aspect = fps or _own_rate(stream), _pixel_aspect(stream)
         shown: VideoFrame | None = None
-        end, written = Fraction(0), 0
+        end, written = Fraction(0), skip
         for frame, start, frame_end in _decoded(container, stream):
             slot = _slot(start, rate)
             if shown is not None and slot > written:  # the frame before this one filled the slots up to here
@@ -78,12 +90,21 @@ def iterate_video(
 
 
 def read_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, frames: int | None = None
+    path: Path,
+    fps: Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    skip: int = 0,
 ) -> NDArray[np.uint8]:
-    """The first `frames` frames (all for None) as one array [F, H, W, 3]. RequestError where it would be too long."""
-    pictures = list(islice(iterate_video(path, fps, size), MAX_FRAMES + 1 if frames is None else frames))
+    """`frames` frames (all for None) from frame `skip` on as one array [F, H, W, 3].
+
+    RequestError where it would be too long, or where nothing lies behind `skip`.
+    """
+    pictures = list(islice(iterate_video(path, fps, size, skip), MAX_FRAMES + 1 if frames is None else frames))
     if len(pictures) > MAX_FRAMES:
         raise RequestError(f"'{path}' has more than {MAX_FRAMES} frames; cut it first")
+    if not pictures:
+        raise RequestError(f"'{path}' has no more than {skip} frames, and all of them are left out; begin earlier")
     return np.stack(pictures)
 
 
@@ -125,6 +146,14 @@ def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fr
 
 def _zero(container: InputContainer) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
+
+
+def _is_variable(ticks: list[int]) -> bool:
+    """Whether frames, whose times are sorted, lie unevenly: a quarter of a frame off, which no clock's rounding is."""
+    if len(ticks) < 3:
+        return False
+    first, steps, total = ticks[0], len(ticks) - 1, ticks[-1] - ticks[0]
+    return any(4 * abs((tick - first) * steps - number * total) >= total for number, tick in enumerate(ticks))
 
 
 def _slot(seconds: Fraction, rate: Fraction) -> int:

@@ -23,7 +23,17 @@ from sky4 import __version__
 from sky4.diffusion.sampler import State
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
-from sky4.media import VideoFacts, WrittenClip, iterate_video, probe_video, read_audio, write_clip
+from sky4.media import (
+    Sound,
+    VideoFacts,
+    WrittenClip,
+    iterate_video,
+    kept_sound,
+    mixed,
+    probe_video,
+    read_audio,
+    write_clip,
+)
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import padded
 from sky4.pipeline.request import ClipRequest
@@ -96,6 +106,15 @@ class Clip:
             raise Sky4Failure("the decoded sound is not finite, so nothing was saved; compute with --dtype float32")
         return padded(np.asarray(wave.numpy(), np.float32), samples)
 
+    def sound(self) -> Sound | None:
+        """What is heard under the picture: the made sound, the source's own, or both; None for silence."""
+        track = self.request.soundtrack
+        if track is not None and not track.mix:
+            return kept_sound(track, self.frame_count / self.fps)
+        if not self.request.wants_audio:
+            return None
+        return self.audio() if track is None else mixed(self.audio(), track, self.geometry.sample_rate)
+
     def recipe(self) -> dict[str, Any]:
         """How this clip was made, as JSON values: enough to make it again."""
         components = self.components
@@ -125,7 +144,7 @@ class Clip:
         return write_clip(
             path,
             _told(self.frames(), self.frame_count, progress) if request.wants_video else None,
-            self.audio() if request.wants_audio else None,
+            self.sound(),
             fps=self.fps,
             recipe=self.recipe(),
             sample_rate=self.geometry.sample_rate,

@@ -121,21 +121,31 @@ def references(
 
 
 def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
-    """A reference's frames, scaled as large as fits into the clip's size with its own proportions."""
+    """A reference's frames, scaled as large as fits into the clip's size with its own proportions.
+
+    Of a film, as many as are made at once, at the clip's rate, in whole groups; one as long as the clip is held to the
+    clip's last group, as the clip itself is.
+    """
     if file.kind == "image":
         return read_image(file.path, _fitting(probe_image(file.path), geometry))[None]
     facts = probe_video(file.path)
-    frames = read_video(file.path, request.fps, _fitting((facts.width, facts.height), geometry), geometry.frames)
+    size = _fitting((facts.width, facts.height), geometry)
+    count = min(request.frames, geometry.frames)
+    frames = read_video(file.path, request.fps, size, count, file.skip)
+    if len(frames) == count:
+        return hold_last(frames, geometry.frames)
     step = geometry.temporal_compression
-    return frames[: (len(frames) - 1) // step * step + 1]  # whole groups only
+    return frames[: (len(frames) - 1) // step * step + 1]
 
 
 def _fitting(size: tuple[int, int], geometry: ClipGeometry) -> tuple[int, int]:
+    """The size in whole cells; a side that misses the clip's by less than a cell has it, so that both grids agree."""
     cell = geometry.spatial_compression * geometry.patch
     scale = min(geometry.width / size[0], geometry.height / size[1])
     limits = geometry.width, geometry.height
     width, height = (
-        min(max(round(side * scale / cell) * cell, cell), limit) for side, limit in zip(size, limits, strict=True)
+        limit if limit - side * scale < cell else max(round(side * scale / cell) * cell, cell)
+        for side, limit in zip(size, limits, strict=True)
     )
     return width, height
 

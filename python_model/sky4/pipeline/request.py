@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from sky4.config import config_from_dict, config_to_dict
 from sky4.errors import RequestError
+from sky4.media import Soundtrack
 from sky4.prompting.references import ReferenceFile
 
 Outputs = Literal["both", "video", "audio", "still"]
@@ -64,6 +65,7 @@ class ClipRequest:
     audio: Path | None = None
     references: tuple[ReferenceFile, ...] = ()
     enhanced_from: str = ""
+    soundtrack: Soundtrack | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
@@ -91,6 +93,8 @@ class ClipRequest:
             _require(self.wants_audio, f"--video asks for its sound, --only {self.outputs} for none; drop one of them")
         if self.audio is not None:
             _require(self.outputs in ("both", "video"), f"--audio drives a picture; drop --only {self.outputs}")
+        if self.soundtrack is not None:
+            self._check_soundtrack(self.soundtrack)
         if self.outputs == "audio":
             _require(not given, f"{' and '.join(given)} cannot shape a sound alone; drop --only audio")
         if self.outputs == "still":
@@ -107,9 +111,17 @@ class ClipRequest:
         twice = next((name for name in names if names.count(name) > 1), None)
         _require(twice is None, f"--ref {twice} is given twice; choose another name for one of them")
 
+    def _check_soundtrack(self, soundtrack: Soundtrack) -> None:
+        if soundtrack.mix:
+            fits, made = self.outputs == "both", "adds the made sound"
+        else:
+            fits, made = self.outputs == "video", "keeps the source's sound, so that none is made"
+        _require(fits, f"{soundtrack.flag} {made}, and --only asks for something else; drop one of them")
+        _require(self.audio is None, f"--audio is heard as it is; drop {soundtrack.flag}")
+
     @property
     def wants_audio(self) -> bool:
-        """Whether sound is written."""
+        """Whether made sound is written."""
         return self.outputs in ("both", "audio")
 
     @property
@@ -140,6 +152,7 @@ class ClipRequest:
         files = [(source.flag, source.path) for source in self.sources]
         files += [("--video", self.video)] if self.video else []
         files += [("--audio", self.audio)] if self.audio else []
+        files += [(self.soundtrack.flag, self.soundtrack.path)] if self.soundtrack else []
         return files + [(f"--ref {reference.name}", reference.path) for reference in self.references]
 
     def to_dict(self) -> dict[str, Any]:

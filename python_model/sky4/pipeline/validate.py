@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_audio, probe_image, probe_video
+from sky4.media import kept_sound, probe_audio, probe_image, probe_video
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.prompting import check_prompt, require_clean
@@ -35,17 +35,41 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
     return geometry
 
 
-def warnings(request: ClipRequest) -> list[str]:
-    """What is worth saying about a request that can be served."""
+def warnings(request: ClipRequest, model: ModelFolder, geometry: ClipGeometry) -> list[str]:
+    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained.
+
+    geometry: what the model makes at once, as `validate` returned it.
+    """
     names = [reference.name for reference in request.references]
-    return [str(fault) for fault in check_prompt(request.prompt, names) if fault.severity == "warning"]
+    implied = [reference.name for reference in request.references if reference.implied]
+    said = [str(fault) for fault in check_prompt(request.prompt, names, implied) if fault.severity == "warning"]
+    trained = model.manifest.trained_references
+    if len(names) > trained:
+        said.append(
+            f"{len(names)} references are given and the model was trained with up to {trained}; it may mix them"
+        )
+    frames = min(request.frames, geometry.frames)
+    if frames > model.defaults.frames:
+        said.append(
+            f"{frames} frames are made at once and the model was trained on up to {model.defaults.frames}; "
+            "what comes later may be worse"
+        )
+    for reference in request.references:
+        flag = f"--ref {reference.name}"
+        if reference.kind != "image" and not reference.implied:
+            lasts, read = _seconds(flag, reference.kind, reference.path), float(frames / request.fps)
+            if lasts > read + 0.1:
+                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as much as is made at once")
+    return said
 
 
 def seconds_of(flag: str, path: Path) -> float:
     """How long a given video (--video) or sound (--audio) lasts. RequestError where it cannot be decoded."""
-    if flag == "--video":
-        return float(_named(flag, probe_video, path).seconds)
-    return _named(flag, probe_audio, path)
+    return _seconds(flag, "video" if flag == "--video" else "audio", path)
+
+
+def _seconds(flag: str, kind: Literal["video", "audio"], path: Path) -> float:
+    return float(_named(flag, probe_video, path).seconds) if kind == "video" else _named(flag, probe_audio, path)
 
 
 def _check_files(request: ClipRequest) -> None:
@@ -61,6 +85,8 @@ def _check_files(request: ClipRequest) -> None:
     if request.video is not None:
         facts = _named("--video", probe_video, request.video)
         _long_enough("--video", request.video, float(facts.seconds), float(request.seconds))
+    if request.soundtrack is not None:
+        kept_sound(request.soundtrack, request.seconds)
     if request.audio is not None:
         seconds = _named("--audio", probe_audio, request.audio)
         _long_enough("--audio", request.audio, seconds, float(request.seconds))
