@@ -75,7 +75,7 @@ def make_clips(
             record["kept"] = _kept(written, clip, reporter)
         seams = meter.report()
         if seams is not None:
-            reporter.result(f"  {seams.line()}")
+            reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())
         clips.append(clip)
         records.append(record)
