@@ -121,10 +121,10 @@ def packets(path: Path) -> list[bytes]:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
 @pytest.mark.parametrize("direction", [(), ("--backward",)])
 def test_the_sounds_packets_are_the_sources_own(run: Run, suffix: str, direction: tuple[str, ...]) -> None:
-    film(Path(f"film{suffix}"))
-    code, _, err = run(f"film{suffix}", "--seconds", "0.5", *direction, "-o", f"long{suffix}")
+    film(Path(f"own{suffix}"))
+    code, _, err = run(f"own{suffix}", "--seconds", "0.5", *direction, "-o", f"long{suffix}")
     assert code == 0, err
-    own, whole = packets(Path(f"film{suffix}")), packets(Path(f"long{suffix}"))
+    own, whole = packets(Path(f"own{suffix}")), packets(Path(f"long{suffix}"))
     if direction:
         own, whole = own[::-1], whole[::-1]
     same = next(index for index, (one, other) in enumerate(zip(own, whole, strict=False)) if one != other)
