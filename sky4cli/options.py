@@ -79,6 +79,12 @@ Mix = Annotated[
     float | None,
     typer.Option("--mix", metavar="GAIN", help="Keep the source's sound and add the made one: 1 as it is, 0.3 lower."),
 ]
+EncodeAudio = Annotated[
+    bool,
+    typer.Option(
+        "--encode-audio", help="Encode the source's sound anew too, where its packets cannot be gone on from."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]

@@ -31,7 +31,7 @@ class ClipKind:
     aspect: Fraction = Fraction(1)
     rotation: int = 0
     variable: bool = False
-    hostile: str = ""  # truncated, empty, zeros
+    hostile: str = ""  # truncated, broken off, empty, zeros
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -54,12 +54,15 @@ GOOD = {
     "mono-aac-8-khz": ClipKind(".mp4", rate=8000, layout="mono"),
     "pcm-mov": ClipKind(".mov", audio="pcm_s16le", rate=48000),
 }
+BROKEN_OFF = {
+    "broken-off-recording": ClipKind(".mkv", audio="libopus", rate=48000, hostile="broken off"),
+}
 HOSTILE = {
     "truncated": ClipKind(".mp4", hostile="truncated"),
     "empty": ClipKind(".mp4", hostile="empty"),
     "zeros": ClipKind(".mp4", hostile="zeros"),
 }
-KINDS = {**GOOD, **HOSTILE}
+KINDS = {**GOOD, **BROKEN_OFF, **HOSTILE}
 
 
 class Clips:
@@ -75,7 +78,8 @@ class Clips:
             write(path, kind)
             data = path.read_bytes()
             if kind.hostile:
-                left = {"truncated": data[: len(data) // 2], "empty": b"", "zeros": bytes(len(data))}
+                half = data[: len(data) // 2]
+                left = {"truncated": half, "broken off": half, "empty": b"", "zeros": bytes(len(data))}
                 path.write_bytes(left[kind.hostile])
         return path
 
@@ -120,7 +124,9 @@ def write(path: Path, kind: ClipKind) -> None:
             video.codec_context.options = {"x265-params": "log-level=none", "preset": "ultrafast"}
         sound = None
         if kind.audio is not None:
-            sound = container.add_stream(kind.audio, rate=kind.rate, layout=kind.layout)
+            # libav's other AAC coder is off by half the amplitude at times, which would hide what is to be measured
+            options = {"aac_coder": "fast"} if kind.audio == "aac" else {}
+            sound = container.add_stream(kind.audio, rate=kind.rate, layout=kind.layout, options=options)
         for time, picture in zip(times, bars(len(times), kind.size), strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = round(time / base), base

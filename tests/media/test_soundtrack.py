@@ -33,12 +33,19 @@ def streamhash(path: Path) -> str:
     return hashlib.sha256(b"".join(packets_of(path))).hexdigest()
 
 
+def samples_of(frame: av.AudioFrame) -> np.ndarray:
+    """[C, S] in [-1, 1]."""
+    wave = frame.to_ndarray()
+    scale = 1 if wave.dtype.kind == "f" else np.iinfo(wave.dtype).max + 1
+    return (wave / np.float32(scale)).astype(np.float32).reshape(-1, frame.samples, order="F")
+
+
 def heard(path: Path) -> np.ndarray:
     """The first channel as a player hears it: decoded with what the container says is to be cut off in front."""
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
         stream = container.streams.audio[0]
-        parts = [np.asarray(frame.to_ndarray(), np.float32).reshape(-1, frame.samples, order="F") for frame in frames]
+        parts = [samples_of(frame) for frame in frames]
         lead = round(frames[0].pts * frames[0].time_base * stream.rate)
     assert lead == 0, "the sound starts with the picture"
     return np.concatenate(parts, axis=1)[0]

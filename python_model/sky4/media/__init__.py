@@ -4,6 +4,7 @@ Arrays: a picture is uint8 [H, W, 3] RGB, a video uint8 [F, H, W, 3], a sound fl
 """
 
 from sky4.media.audio_track import Sound
+from sky4.media.continuation import JoinedSound, KeptThenMade, check_continuable, joined_packets, joined_wave
 from sky4.media.destination import OutputFormat, check_destination, output_format
 from sky4.media.images import probe_image, read_image
 from sky4.media.recipe import read_recipe
@@ -13,14 +14,19 @@ from sky4.media.video import VideoFacts, iterate_video, probe_video, read_video
 from sky4.media.write import WrittenClip, write_clip
 
 __all__ = [
+    "JoinedSound",
+    "KeptThenMade",
     "OutputFormat",
     "Sound",
     "Soundtrack",
     "VideoFacts",
     "WrittenClip",
+    "check_continuable",
     "check_destination",
     "check_soundtrack",
     "iterate_video",
+    "joined_packets",
+    "joined_wave",
     "kept_sound",
     "mixed",
     "output_format",

@@ -211,11 +211,14 @@ def _untimed(frame: AudioFrame) -> AudioFrame:
 def resampled(
     wave: NDArray[np.float32], rate: int, layout: str, wanted_rate: int, wanted_layout: str
 ) -> NDArray[np.float32]:
-    """A wave [C, S] at another rate, in another layout. Mono goes on both channels as it is."""
+    """A wave [C, S] at another rate, in another layout. Mono goes on both channels as it is, and stereo's mean to mono:
+    libav itself would make the one 3 dB lower and the other louder."""
     if (rate, layout) == (wanted_rate, wanted_layout):
         return wave
     if layout == "mono" and wanted_layout == "stereo":
-        wave, layout = np.repeat(wave, 2, axis=0), "stereo"  # libav itself would lower it by 3 dB
+        wave, layout = np.repeat(wave, 2, axis=0), "stereo"
+    elif layout == "stereo" and wanted_layout == "mono":
+        wave, layout = wave.mean(axis=0, keepdims=True), "mono"
     resampler = AudioResampler(format="fltp", layout=wanted_layout, rate=wanted_rate)
     frames: list[AudioFrame] = []
     for begin in range(0, wave.shape[1], rate):  # a second at a time

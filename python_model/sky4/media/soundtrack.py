@@ -47,12 +47,17 @@ class Soundtrack:
         return "--mix" if self.mix else "--keep-audio"
 
 
+def packets_within(path: Path, skip_seconds: Fraction, seconds: Fraction) -> PacketSound:
+    """The source's packets that sound within [skip, skip + seconds). RequestError where there are none."""
+    track = read_packets(path, skip_seconds + seconds)
+    preroll = Fraction(0) if lossless(track.codec) else PREROLL.get(track.codec, OVERLAP)
+    return window(track, skip_seconds, seconds, preroll)
+
+
 def kept_sound(soundtrack: Soundtrack, seconds: Fraction) -> PacketSound:
-    """The source's packets that sound during the clip. RequestError where there are none."""
+    """The source's packets that sound during the clip. RequestError, with the flag, where there are none."""
     try:
-        track = read_packets(soundtrack.path, soundtrack.skip_seconds + seconds)
-        preroll = Fraction(0) if lossless(track.codec) else PREROLL.get(track.codec, OVERLAP)
-        return window(track, soundtrack.skip_seconds, seconds, preroll)
+        return packets_within(soundtrack.path, soundtrack.skip_seconds, seconds)
     except RequestError as error:
         remedy = f"; or drop {soundtrack.flag}, and the sound is made"
         raise RequestError(f"{soundtrack.flag}: {error}{remedy}") from error
@@ -65,10 +70,10 @@ def check_soundtrack(soundtrack: Soundtrack, seconds: Fraction, out: Path) -> No
     if chosen.video_codec is None or chosen.audio_codec is None:
         raise RequestError(f"{soundtrack.flag} lays sound under a picture, and '{out}' is {chosen.name}; use .mp4")
     if not soundtrack.mix:
-        check_holds_packets(track, out, soundtrack.flag)
+        check_holds_packets(track, out, f"{soundtrack.flag}: ", "use --mix instead, which encodes it anew")
 
 
-def check_holds_packets(track: PacketSound, out: Path, flag: str) -> None:
+def check_holds_packets(track: PacketSound, out: Path, flag: str, otherwise: str) -> None:
     """RequestError where the format of `out` does not hold the track's codec; names the codec and what holds it."""
     chosen = output_format(out)
     if not chosen.muxer:
@@ -76,9 +81,9 @@ def check_holds_packets(track: PacketSound, out: Path, flag: str) -> None:
     suffixes = holding_suffixes(track)
     if out.suffix.lower() in suffixes:
         return
-    remedy = f"use {' or '.join(suffixes)}" if suffixes else "use --mix instead, which encodes it anew"
+    remedy = f"use {' or '.join(suffixes)}" if suffixes else otherwise
     raise RequestError(
-        f"{flag}: the sound of '{track.path}' is {track.codec}, and {chosen.name} output does not hold its packets "
+        f"{flag}the sound of '{track.path}' is {track.codec}, and {chosen.name} output does not hold its packets "
         f"as they are; {remedy}"
     )
 
