@@ -138,9 +138,9 @@ def test_a_long_reference_and_a_long_clip_are_noted_once(run: Run) -> None:
     assert code == 0, err
     for name in ("video_2", "audio_1"):
         assert err.count(f"--ref {name} lasts 1.1 s; its first 0.5 s are read") == 1
-    assert "frames and the model was trained" not in err
+    assert "frames are made at once" not in err
     code, _, err = run("edit", "film.mp4", "--prompt", "x", "-o", "p.mp4")
-    assert err.count("the clip has 11 frames and the model was trained on up to 9") == 1
+    assert err.count("11 frames are made at once and the model was trained on up to 9") == 1
 
 
 def packets(path: str) -> list[bytes]:

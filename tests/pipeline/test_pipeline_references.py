@@ -111,6 +111,13 @@ def test_nearly_the_clips_proportions_give_the_clips_own_grid(tmp_path: Path, si
     assert real is None
 
 
+def test_of_a_long_clip_as_much_is_read_as_is_made_at_once(tmp_path: Path) -> None:
+    request, codec = replace(REQUEST, frames=400), Averaging()
+    window = geometry_of(REQUEST)
+    references((film(tmp_path / "v.mkv", 30),), request, window, codec, None)  # type: ignore[arg-type]
+    assert codec.given[0].shape[2] == window.frames == 9
+
+
 def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path) -> None:
     peaks = []
     for frames in (9, 400):
@@ -140,5 +147,5 @@ def test_only_what_the_prompt_should_mention_is_missed_in_it(nano_model: Path, t
     folder = ModelFolder.read(nano_model)
     file = film(tmp_path / "v.mkv", 9)
     plain = replace(REQUEST, prompt="in rain", references=(file,))
-    assert any("video_1 is not mentioned" in said for said in warnings(plain, folder))
-    assert warnings(replace(plain, references=(replace(file, implied=True),)), folder) == []
+    assert any("video_1 is not mentioned" in said for said in warnings(plain, folder, geometry_of(plain)))
+    assert warnings(replace(plain, references=(replace(file, implied=True),)), folder, geometry_of(plain)) == []
