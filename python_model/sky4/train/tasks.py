@@ -130,7 +130,8 @@ def batch_size(task: Task, batch: BatchSettings, clip: ClipGeometry) -> int:
     geometry = window(clip, task.frames)
     video = geometry.video_tokens + batch.text_tokens if task.has_video else 0
     shown = ("base",) if task.kind == "same" else task.row.shown if task.row else ()
-    video += sum(geometry.video_tokens // (task.frames if name.startswith("still:") else 1) for name in shown)
+    lengths = {"still": geometry.video_tokens // task.frames, "hit": 0}  # a hit is half a second of sound
+    video += sum(lengths.get(name.partition(":")[0], geometry.video_tokens) for name in shown)
     audio = geometry.audio_tokens + batch.text_tokens if task.has_audio else 0
     return max(batch.parts, min(batch.largest, batch.tokens // (video + audio)))
 
