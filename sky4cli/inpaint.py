@@ -75,7 +75,9 @@ def inpaint(
     ] = None,
     box: Annotated[
         list[str] | None,
-        typer.Option("--box", metavar="X,Y,W,H[@S-S]", help="A rectangle in pixels or per cent, at these seconds."),
+        typer.Option(
+            "--box", metavar="X,Y,W,H[@S-S]", help="A rectangle of VIDEO, in pixels or per cent, at these seconds."
+        ),
     ] = None,
     retake: Annotated[
         list[str] | None, typer.Option("--retake", metavar="S-S", help="Whole frames, from and to these seconds.")

@@ -51,8 +51,14 @@ def make_clips(
     geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
+<<<<<<< HEAD
     for path in paths:
         check_sound(request, path)
+=======
+    if request.soundtrack is not None:
+        for path in paths:
+            check_soundtrack(request.soundtrack, request.seconds, path)
+>>>>>>> inpaint
     for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
@@ -75,7 +81,7 @@ def make_clips(
             record["kept"] = _kept(written, clip, reporter)
         seams = meter.report()
         if seams is not None:
-            reporter.result(f"  {seams.line()}")
+            reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())
         clips.append(clip)
         records.append(record)

@@ -107,9 +107,54 @@ def test_a_part_is_extended_and_the_line_tells_of_the_seam(run: Run) -> None:
     code, out, err = run("film.mkv", "--from", "0.5", "--until", "1.5", "--seconds", "0.4", "-o", "long")
     assert code == 0, err
     assert out.splitlines()[0].startswith("long  80x48  1.40 s  seed 0  took ")
-    assert out.splitlines()[1].startswith("  seam at 1.00 s: colour step ")
+    assert out.splitlines()[1] == "long  what is kept: unchanged before encoding, unchanged in the file"
+    assert out.splitlines()[2].startswith("long  seam at 1.00 s: colour step ")
     shown = np.stack([np.asarray(Image.open(file)) for file in sorted(Path("long").glob("*.png"))])
     assert np.array_equal(shown[:10], read_video(Path("film.mkv"))[5:15])
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize("direction", [(), ("--backward",)])
+def test_the_sounds_packets_are_the_sources_own(run: Run, suffix: str, direction: tuple[str, ...]) -> None:
+    film(Path(f"own{suffix}"))
+    code, _, err = run(f"own{suffix}", "--seconds", "0.5", *direction, "-o", f"long{suffix}")
+    assert code == 0, err
+    own, whole = packets(Path(f"own{suffix}")), packets(Path(f"long{suffix}"))
+    if direction:
+        own, whole = own[::-1], whole[::-1]
+    same = next(index for index, (one, other) in enumerate(zip(own, whole, strict=False)) if one != other)
+    assert len(whole) > len(own)
+    assert same >= len(own) - 11  # at the seam a few hundredths of a second are encoded anew
+    wave = read_audio(Path(f"long{suffix}"))
+    assert abs(wave.shape[1] - 2.5 * RATE) <= 1024
+
+
+def test_sound_that_no_encoder_goes_on_from_is_refused_unless_encoded_anew(run: Run) -> None:
+    film(Path("a.mp4"))
+    with av.open("a.mp4") as source, av.open("vorbis.mkv", "w") as made:
+        picture = made.add_stream_from_template(source.streams.video[0])
+        sound = made.add_stream("vorbis", rate=RATE, layout="stereo", options={"strict": "experimental"})
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = picture
+                made.mux(packet)
+        source.seek(0)
+        for frame in source.decode(audio=0):
+            made.mux(sound.encode(frame))
+        made.mux(sound.encode(None))
+    before = sorted(Path().iterdir())
+    code, _, err = run("vorbis.mkv", "--seconds", "0.5", "-o", "long.mkv", "--quiet")
+    assert code == 2
+    assert "the sound of 'vorbis.mkv' is vorbis" in err
+    assert err.endswith("add --encode-audio, which has all of the sound encoded anew\n")
+    assert sorted(Path().iterdir()) == before
+    code, _, err = run("vorbis.mkv", "--seconds", "0.5", "-o", "long.mkv", "--encode-audio")
+    assert code == 0, err
 
 
 def test_a_silent_clip_stays_silent_unless_sound_is_asked_for(run: Run) -> None:

@@ -172,21 +172,34 @@ def _boxed(region: EditRegion, footage: Footage, seconds: Fraction) -> Selected:
 
 def _softened(edited: Selected, region: EditRegion, footage: Footage) -> Alpha:
     """Widened by `grow`; inside the edge, over `feather` pixels, from the source to what is made."""
+    alpha = np.where(edited, np.uint8(255), np.uint8(0))
     if not edited.any() or edited.all() or not (region.grow or region.feather):
-        return np.where(edited, np.uint8(255), np.uint8(0))
+        return alpha
     from scipy.ndimage import distance_transform_edt  # loaded only where it is used
 
-    if region.grow:
-        edited = distance_transform_edt(~edited) <= region.grow
-    if not region.feather or edited.all():
-        return np.where(edited, np.uint8(255), np.uint8(0))
-    depth = distance_transform_edt(edited)  # 1 at the edge
-    alpha = np.minimum(np.ceil(depth * (255 / (region.feather + 1))), 255).astype(np.uint8)
+    around = surroundings(edited, region.grow + 1)  # whatever changes, and a rim that does not
+    part = edited[around]
+    if region.grow and not part.all():
+        part = distance_transform_edt(~part) <= region.grow
+    if region.feather and not part.all():
+        depth = distance_transform_edt(part)  # 1 at the edge
+        alpha[around] = np.minimum(np.ceil(depth * (255 / (region.feather + 1))), 255)
+    else:
+        alpha[around] = np.where(part, np.uint8(255), np.uint8(0))
     left, top, _, _ = canvas_of(region, footage)
     outside = np.ones(edited.shape, bool)  # there is no source to blend with
     outside[top : top + footage.height, left : left + footage.width] = False
     alpha[outside] = 255
     return alpha
+
+
+def surroundings(selected: Selected, rim: int) -> tuple[slice, slice]:
+    """(rows, columns) of the least rectangle that holds all that is selected, and so many pixels around it."""
+    rows, columns = (np.flatnonzero(selected.any(axis=axis)) for axis in (1, 0))
+    return (
+        slice(max(0, int(rows[0]) - rim), int(rows[-1]) + rim + 1),
+        slice(max(0, int(columns[0]) - rim), int(columns[-1]) + rim + 1),
+    )
 
 
 def _mask_frames(file: MaskFile, region: EditRegion, footage: Footage) -> Iterator[Selected]:

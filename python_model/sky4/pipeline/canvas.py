@@ -15,7 +15,7 @@ from PIL import Image
 
 from sky4.errors import RequestError
 from sky4.media import iterate_video, probe_image, probe_video, read_image
-from sky4.media.mask_frames import Alpha, Footage, canvas_of, covered, edit_frames
+from sky4.media.mask_frames import Alpha, Footage, canvas_of, covered, edit_frames, surroundings
 from sky4.pipeline.request import Canvas, Source
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
@@ -108,9 +108,7 @@ class _Fill:
             return
         from scipy.ndimage import distance_transform_edt  # loaded only where it is used
 
-        # one pixel around the region holds the nearest of all that lies outside
-        down, across = (np.flatnonzero(edited.any(axis=axis)) for axis in (1, 0))
-        self._box = slice(max(0, down[0] - 1), down[-1] + 2), slice(max(0, across[0] - 1), across[-1] + 2)
+        self._box = surroundings(edited, 1)  # a rim of one pixel holds the nearest of all that lies outside
         self._nearest = distance_transform_edt(edited[self._box], return_distances=False, return_indices=True)
 
 
