@@ -1,7 +1,9 @@
 """Training of the small text encoder (a `transformers` Qwen3-VL of its own size) and its tokenizer on world captions.
 
 The loss is next-token prediction, which teaches the language, plus the classification of every stated fact from the
-last token, which puts the facts where the towers can read them. B captions, L tokens.
+last token, which puts the facts where the towers can read them. An encoder that goes on from another one (`base`) also
+reads instructions and captions of takes, and is held to its hidden states on the captions that it knew, so that towers
+trained on those still read them. B captions, L tokens.
 """
 
 from dataclasses import dataclass, fields
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from sky4.world.captions import KINDS, Facts, caption, parse
+from sky4.world.families import ROWS, TASK_ROWS, VIDEOS, sample_family
+from sky4.world.instructions import instruction, take_caption
 from sky4.world.lexicon import Language
 from sky4.world.scene import sample_scene
 from sky4.world.vocabulary import BACKGROUNDS, COLOURS, DRIFTS, MATERIALS, MOTIONS, SHAPES, SIZES, TEMPI
@@ -41,6 +45,8 @@ FACT_VALUES: dict[str, tuple[str, ...]] = {
     "place": ("left", "middle", "right"),
 }
 
+ROW_NAMES: tuple[str, ...] = (*ROWS, "take")
+
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
@@ -52,6 +58,9 @@ class TextEncoderConfig:
     heads: int = 3
     fact_weight: float = 1.0
     bf16: bool = True
+    base: str | None = None  # the folder of an encoder to go on from, with its tokenizer
+    families: float = 0.0  # share of texts that are instructions and captions of takes
+    anchor_weight: float = 1.0  # of the distance to the base's hidden states on the captions of level 1
 
 
 def write_captions(seed: int, first: int, count: int) -> list[str]:
@@ -65,6 +74,24 @@ def write_captions(seed: int, first: int, count: int) -> list[str]:
         scene = sample_scene(seed, index)
         texts.append(caption(scene, kind, language, random, silent=draw < 0.15, audio_only=0.15 <= draw < 0.3))
     return texts
+
+
+def write_instructions(seed: int, first: int, count: int) -> tuple[list[str], list[str]]:
+    """(texts, the row of the tasks' table that each belongs to): instructions, and captions of takes ("take")."""
+    texts, rows = [], []
+    for index in range(first, first + count):
+        random = np.random.Generator(np.random.Philox(key=[seed ^ 0x7E47, index]))
+        family = sample_family(seed, index)
+        language: Language = "en" if random.random() < 0.75 else "zh"
+        if random.random() < 0.3:
+            take = family.takes[VIDEOS[int(random.integers(len(VIDEOS)))]]
+            texts.append(take_caption(take, language, random, silent=bool(random.random() < 0.5)))
+            rows.append("take")
+        else:
+            row = TASK_ROWS[int(random.integers(len(TASK_ROWS)))]
+            texts.append(instruction(family, row, language, random))
+            rows.append(row.name)
+    return texts, rows
 
 
 def train_tokenizer(config: TextEncoderConfig, seed: int) -> PreTrainedTokenizerFast:
@@ -141,6 +168,17 @@ class _WithHeads(nn.Module):
         self.language_model = language_model
         self.language_model.model.visual.requires_grad_(False)  # no picture is shown in this training
         self.facts = nn.ModuleDict({name: nn.Linear(width, len(v) + 1) for name, v in FACT_VALUES.items()})
+        self.row = nn.Linear(width, len(ROW_NAMES))
+
+
+def load(folder: str) -> tuple[PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration]:
+    """An encoder in the library's format, in float32. Raises ValueError where the folder holds none."""
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"network.base is {folder}, which holds no text encoder: {error}") from error
+    return tokenizer, model
 
 
 class TextEncoderProblem:
@@ -148,38 +186,65 @@ class TextEncoderProblem:
 
     def __init__(self, config: TextEncoderConfig, seed: int = 0, device: str = "cpu"):
         self.config, self.device = config, device
-        self.tokenizer = train_tokenizer(config, seed)
         torch.manual_seed(seed)
-        self._module = _WithHeads(build(config, len(self.tokenizer)), config.width).to(device)
+        self.anchor: Qwen3VLForConditionalGeneration | None = None
+        if config.base is None:
+            self.tokenizer = train_tokenizer(config, seed)
+            model = build(config, len(self.tokenizer))
+        else:
+            self.tokenizer, model = load(config.base)
+            self.anchor = load(config.base)[1].to(device).requires_grad_(False).eval()
+        self._module = _WithHeads(model, config.width).to(device)
 
     @property
     def module(self) -> nn.Module:
         return self._module
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
-        texts = write_captions(seed + 1, first, batch)
-        tokens: Any = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        asked = round(self.config.families * batch)
+        texts = write_captions(seed + 1, first, batch - asked)
+        known = len(texts)
+        orders, rows = write_instructions(seed + 1, first, asked)
+        tokens: Any = self.tokenizer(texts + orders, padding=True, return_tensors="pt").to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.config.bf16):
             labels = ids.masked_fill(mask == 0, -100)
             out = self._module.language_model(
                 input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True, use_cache=False
             )
-            last = out.hidden_states[-1][torch.arange(len(texts)), mask.sum(1) - 1]  # [B, D]
-            logits = {name: head(last).float() for name, head in self._module.facts.items()}
+            last = out.hidden_states[-1][torch.arange(len(ids)), mask.sum(1) - 1]  # [B, D]
+        fact_loss, right = self._facts(last[:known], texts)
+        loss = out.loss + self.config.fact_weight * fact_loss
+        shown = {"next_token": float(out.loss.detach()), "facts": float(fact_loss.detach()), "facts_right": right}
+        if orders:
+            truth = torch.tensor([ROW_NAMES.index(row) for row in rows], device=ids.device)
+            logits = self._module.row(last[known:]).float()
+            loss = loss + self.config.fact_weight * F.cross_entropy(logits, truth)
+            shown["rows_right"] = float((logits.argmax(-1) == truth).float().mean())
+        if self.anchor is not None:
+            drift = self._drift(out.hidden_states[-1][:known], ids[:known], mask[:known])
+            loss = loss + self.config.anchor_weight * drift
+            shown["drift"] = float(drift.detach())
+        return loss, shown
+
+    def _facts(self, last: Tensor, texts: list[str]) -> tuple[Tensor, float]:
+        """(loss of the stated facts, share that is right)."""
         stated = [parse(text) for text in texts]
         losses, hits = [], []
         for name, values in FACT_VALUES.items():
-            truth = torch.tensor([_class_of(facts, name, values) for facts in stated], device=ids.device)
-            losses.append(F.cross_entropy(logits[name], truth))
-            hits.append((logits[name].argmax(-1) == truth).float().mean())
-        fact_loss = torch.stack(losses).mean()
-        loss = out.loss + self.config.fact_weight * fact_loss
-        return loss, {
-            "next_token": float(out.loss.detach()),
-            "facts": float(fact_loss.detach()),
-            "facts_right": float(torch.stack(hits).mean()),
-        }
+            truth = torch.tensor([_class_of(facts, name, values) for facts in stated], device=last.device)
+            logits = self._module.facts[name](last).float()
+            losses.append(F.cross_entropy(logits, truth))
+            hits.append((logits.argmax(-1) == truth).float().mean())
+        return torch.stack(losses).mean(), float(torch.stack(hits).mean())
+
+    def _drift(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared distance to the base's hidden states, as a share of their mean square."""
+        assert self.anchor is not None
+        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.config.bf16):
+            out = self.anchor(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        wanted, real = out.hidden_states[-1].float(), mask.bool()
+        return (hidden.float() - wanted)[real].square().mean() / wanted[real].square().mean()
 
 
 def _class_of(facts: Facts, name: str, values: tuple[str, ...]) -> int:
