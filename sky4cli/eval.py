@@ -82,8 +82,8 @@ def world(
 ) -> None:
     """Make clips for prompts of the procedural world and measure colour, shape, motion, sound, synchrony and place."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
-    from sky4.pipeline.request import ClipRequest
     from sky4cli.console import Reporter
+    from sky4cli.requests import Sampling, Shape, request_of
 
     if ceiling and codec:
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
@@ -100,19 +100,9 @@ def world(
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
     if width != height:
         raise RequestError(f"--size {width}x{height}: the world is square; ask for {height}x{height}")
-    request = ClipRequest(
-        prompt="(each of the prompts)",
-        width=width,
-        height=height,
-        frames=defaults.frames if frames is None else frames,
-        fps=defaults.fps,
-        steps=defaults.steps if steps is None else steps,
-        sampler=sampler or defaults.sampler,
-        guidance=defaults.guidance if guidance is None else guidance,
-        audio_guidance=defaults.audio_guidance if audio_guidance is None else audio_guidance,
-        shift=defaults.shift if shift is None else shift,
-        seed=seed,
-    )
+    shape = Shape(width, height, defaults.frames if frames is None else frames, defaults.fps)
+    sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed)
+    request = request_of("(each of the prompts)", shape, sampling, defaults)
     folder.geometry(width, height, request.frames, request.fps)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         reporter.stage("loading", 0, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,16 +15,26 @@ from sky4cli.options import (
     Backend,
     Device,
     Dtype,
+    Enhance,
     Force,
+    Fps,
+    Frames,
     Guidance,
     Json,
     Model,
+    NegativePrompt,
+    Only,
     Out,
+    Prompt,
     Quiet,
+    Ref,
     Sampler,
+    Seconds,
+    Seed,
     Shift,
     Size,
     Steps,
+    Variations,
     parse_number,
     parse_size,
 )
@@ -32,13 +43,16 @@ if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
     from sky4.pipeline.request import Outputs, Source
 
-LONGEST_SECONDS = 15  # what the architecture serves; a longer file must be asked for with --seconds
+EXAMPLES = (
+    'sky4 generate --prompt "a red circle bounces on the ground <sfx>a low drum at each bounce</sfx>" -o circle.mp4',
+    'sky4 generate --image first.png --prompt "a yellow square moves right" --seconds 2 -o square.mp4',
+)
 
 
 def generate(
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")],
+    prompt: Prompt,
     out: Out = Path("clip.mp4"),
-    negative_prompt: Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")] = "",
+    negative_prompt: NegativePrompt = "",
     image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="The first frame.")] = None,
     last_image: Annotated[Path | None, typer.Option("--last-image", metavar="FILE", help="The last frame.")] = None,
     video: Annotated[
@@ -50,31 +64,20 @@ def generate(
     drive: Annotated[
         bool, typer.Option("--drive", help="Let --audio drive the picture (speech, a beat); it is kept as it is.")
     ] = False,
-    ref: Annotated[
-        list[str] | None,
-        typer.Option("--ref", metavar="NAME=PATH", help="A picture, video or sound that the prompt calls @NAME."),
-    ] = None,
+    ref: Ref = None,
     size: Size = None,
-    seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the clip.")] = None,
-    frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Length in frames instead.")] = None,
-    fps: Annotated[str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001.")] = None,
+    seconds: Seconds = None,
+    frames: Frames = None,
+    fps: Fps = None,
     steps: Steps = None,
     sampler: Sampler = None,
     guidance: Guidance = None,
     audio_guidance: AudioGuidance = None,
     shift: Shift = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same clip.")] = 0,
-    variations: Annotated[
-        int, typer.Option("-n", "--variations", metavar="N", help="So many clips, with seeds from --seed on.")
-    ] = 1,
-    only: Annotated[
-        Literal["video", "audio", "still"] | None,
-        typer.Option("--only", help="Make this alone; -o x.wav means audio, -o x.png a still."),
-    ] = None,
-    enhance: Annotated[
-        Path | None,
-        typer.Option("--enhance", metavar="FOLDER", help="Let this instruction model rewrite the prompt first."),
-    ] = None,
+    seed: Seed = 0,
+    variations: Variations = 1,
+    only: Only = None,
+    enhance: Enhance = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -85,10 +88,10 @@ def generate(
 ) -> None:
     """Make a clip from a prompt, and from pictures, video or sound where given."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
-    from sky4.pipeline.request import ClipRequest
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
     from sky4cli.make import Engine, make_clips, variation_paths
+    from sky4cli.requests import Sampling, Shape, outputs_for, request_of
 
     if audio is not None and not drive:
         raise RequestError(
@@ -104,21 +107,10 @@ def generate(
     defaults = folder.defaults
     rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
-    request = ClipRequest(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        frames=frames_wanted(seconds, frames, rate, outputs, video, audio, defaults),
-        fps=rate,
-        steps=defaults.steps if steps is None else steps,
-        sampler=sampler or defaults.sampler,
-        guidance=defaults.guidance if guidance is None else guidance,
-        audio_guidance=defaults.audio_guidance if audio_guidance is None else audio_guidance,
-        shift=defaults.shift if shift is None else shift,
-        seed=seed,
-        variations=variations,
-        outputs=outputs,
+    shape = Shape(width, height, frames_wanted(seconds, frames, rate, outputs, video, audio, defaults), rate)
+    sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
+    request = replace(
+        request_of(prompt, shape, sampling, defaults, outputs),
         sources=_sources(image, last_image),
         video=video,
         audio=audio,
@@ -127,17 +119,6 @@ def generate(
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance)
-
-
-def outputs_for(out: Path, only: Literal["video", "audio", "still"] | None) -> Outputs:
-    """What is made: as --only says, else as the output's suffix can hold."""
-    implied: dict[str, Outputs] = {".wav": "audio", ".png": "still"}
-    by_suffix = implied.get(out.suffix.lower())
-    if only is None:
-        return by_suffix or "both"
-    if by_suffix not in (None, only):
-        raise RequestError(f"--only {only} does not fit into the output '{out}'; choose another suffix")
-    return only
 
 
 def frames_wanted(
@@ -161,6 +142,7 @@ def frames_wanted(
     if video is None and audio is None:
         return max(1, round(defaults.frames / defaults.fps * fps))
     from sky4.pipeline.validate import seconds_of
+    from sky4cli.requests import LONGEST_SECONDS
 
     flag, path = ("--video", video) if video is not None else ("--audio", audio)
     assert path is not None

@@ -14,8 +14,14 @@ from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
 from sky4cli.bench import bench_app
 from sky4cli.doctor import doctor
+from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
+from sky4cli.edit import edit
 from sky4cli.eval import eval_app
+from sky4cli.examples import epilog
+from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
+from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
+from sky4cli.inpaint import inpaint
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -31,7 +37,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate)
+app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
+app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
+app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)

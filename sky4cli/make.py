@@ -1,8 +1,9 @@
-"""What `generate` and `rerun` share: checks before weights, the clips one after the other, what is said of each."""
+"""What all commands that make clips share: checks before weights, the clips one by one, what is said of each."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,16 +36,27 @@ def make_clips(
     force: bool,
     reporter: Reporter,
     enhancer: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Clip]:
     """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
-    that is possible."""
+    that is possible.
+
+    notes: what the command has found worth saying, beside what is said of every request.
+    """
+    from sky4.media import check_soundtrack
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import validate, warnings
 
     began = time.monotonic()
-    validate(request, ModelFolder.read(engine.model))
-    for warning in warnings(request):
-        reporter.note(f"note: {warning}")
+    folder = ModelFolder.read(engine.model)
+    validate(request, folder)
+    spare_inputs(paths, [path for _, path in request.files()])
+    _check_even(paths, request)
+    if request.soundtrack is not None:
+        for path in paths:
+            check_soundtrack(request.soundtrack, request.seconds, path)
+    for note in (*notes, *warnings(request, folder)):
+        reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)
     reporter.stage("loading", 0, 1)
@@ -58,8 +70,11 @@ def make_clips(
         written = clip.save(path, force=force, progress=reporter.stage)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
+        record = _record(written, clip, took)
+        if clip.request.canvas is not None:
+            record["kept"] = _kept(written, clip, reporter)
         clips.append(clip)
-        records.append(_record(written, clip, took))
+        records.append(record)
     reporter.record({"clips": records})
     return clips
 
@@ -76,11 +91,37 @@ def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
     return paths
 
 
+def spare_inputs(paths: list[Path], inputs: list[Path]) -> None:
+    """RequestError where an output would replace what the clip is made from, --force or not."""
+    for path in paths:
+        for file in inputs:
+            if path.exists() and (path.samefile(file) or path.resolve() in file.resolve().parents):
+                held = "is" if path.samefile(file) else "holds"
+                raise RequestError(
+                    f"the output '{path}' {held} the input '{file}', which even --force does not replace; "
+                    "choose another name with -o"
+                )
+
+
+def _check_even(paths: list[Path], request: ClipRequest) -> None:
+    """RequestError for a canvas, as of a clip made again, that the format cannot hold: before anything is made."""
+    from sky4.media import output_format
+
+    canvas = request.canvas
+    for path in paths:
+        chosen = output_format(path)
+        if canvas is not None and chosen.muxer and (canvas.width % 2 or canvas.height % 2):
+            raise RequestError(
+                f"the output '{path}' is {chosen.name}, which holds even sizes only, and the clip has "
+                f"{canvas.width}x{canvas.height} pixels; name a folder of PNG pictures with -o"
+            )
+
+
 def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipRequest:
     reporter.stage("rewriting the prompt", 0, 1)
     from sky4.prompting.enhance import LocalRewriter, enhance
 
-    made = enhance(request.prompt, LocalRewriter(folder), [reference.name for reference in request.references])
+    made = enhance(request.prompt, LocalRewriter(folder), request.names)
     reporter.note(f"prompt: {made.prompt}")
     return replace(request, prompt=made.prompt, enhanced_from=made.original)
 
@@ -104,6 +145,22 @@ def _record(written: WrittenClip, clip: Clip, took: float) -> dict[str, Any]:
         "prompt": clip.request.prompt,
         "latents": clip.checksums,
         "took_seconds": round(took, 3),
+    }
+
+
+def _kept(written: WrittenClip, clip: Clip, reporter: Reporter) -> dict[str, Any]:
+    """How far what is kept of the sources was changed, before encoding and in the file, told and as JSON values."""
+    from sky4.pipeline.composite import change_in_file
+
+    reporter.stage("checking what is kept", 0, 1)
+    before, after = clip.change, change_in_file(written.path, clip.request)
+    told = "unchanged" if before.largest == 0 else f"{before.mean:.3f} off on average, {before.largest} at most"
+    encoded = "unchanged" if after.largest == 0 else f"{after.mean:.2f} of 255 off on average, {after.largest} at most"
+    reporter.result(f"{written.path}  what is kept: {told} before encoding, {encoded} in the file")
+    return {
+        "before_encoding": {"mean": before.mean, "largest": before.largest},
+        "in_file": {"mean": after.mean, "largest": after.largest},
+        "share": after.values / (written.frames * written.width * written.height * 3),
     }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sky4.errors import RequestError
+
+if TYPE_CHECKING:
+    from sky4.media import Soundtrack
+    from sky4.pipeline.request import Outputs
 
 Model = Annotated[
     Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder. Default: the bundled tiny model.")
@@ -21,6 +25,12 @@ Backend = Annotated[
         "--attention-backend", help="auto, cuda, cpu, torch or reference; `sky4 doctor` tells which are here."
     ),
 ]
+Prompt = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")]
+NegativePrompt = Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")]
+Ref = Annotated[
+    list[str] | None,
+    typer.Option("--ref", metavar="NAME=PATH", help="A picture, video or sound that the prompt calls @NAME."),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -31,6 +41,14 @@ Out = Annotated[
     ),
 ]
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 64x64.")]
+Seconds = Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the clip.")]
+Frames = Annotated[int | None, typer.Option("--frames", metavar="N", help="Length in frames instead.")]
+Fps = Annotated[str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001.")]
+From = Annotated[str | None, typer.Option("--from", metavar="S", help="Where the part begins, in seconds.")]
+PartSeconds = Annotated[str | None, typer.Option("--seconds", metavar="S", help="Length of the part.")]
+SourceFps = Annotated[
+    str | None, typer.Option("--fps", metavar="R", help="Frames a second: 16, 30000/1001. Default: the file's own.")
+]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Sampling steps.")]
 Sampler = Annotated[
     Literal["euler", "heun", "unipc"] | None, typer.Option("--sampler", help="unipc wants fewer steps.")
@@ -44,9 +62,51 @@ AudioGuidance = Annotated[
 Shift = Annotated[
     float | None, typer.Option("--shift", metavar="X", help="Above 1: more of the steps where noise is strong.")
 ]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same clip.")]
+Variations = Annotated[
+    int, typer.Option("-n", "--variations", metavar="N", help="So many clips, with seeds from --seed on.")
+]
+Only = Annotated[
+    Literal["video", "audio", "still"] | None,
+    typer.Option("--only", help="Make this alone; -o x.wav means audio, -o x.png a still."),
+]
+Enhance = Annotated[
+    Path | None,
+    typer.Option("--enhance", metavar="FOLDER", help="Let this instruction model rewrite the prompt first."),
+]
+KeepAudio = Annotated[bool, typer.Option("--keep-audio", help="Keep the source's sound byte for byte; none is made.")]
+Mix = Annotated[
+    float | None,
+    typer.Option("--mix", metavar="GAIN", help="Keep the source's sound and add the made one: 1 as it is, 0.3 lower."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def soundtrack_of(
+    source: Path, skip_seconds: Fraction, keep_audio: bool, mix: float | None, outputs: Outputs
+) -> tuple[Soundtrack | None, Outputs]:
+    """What --keep-audio and --mix ask of the source, and what is then made: no sound beside one that is kept.
+
+    RequestError where both are given, or where there is no sound to keep.
+    """
+    from dataclasses import replace
+
+    from sky4.media import Soundtrack, probe_video
+
+    if not keep_audio and mix is None:
+        return None, outputs
+    if keep_audio and mix is not None:
+        raise RequestError(f"--keep-audio and --mix {mix} are both given; drop --mix to keep the sound unchanged")
+    track = Soundtrack(source, skip_seconds)
+    if mix is not None:
+        if mix == 0:
+            raise RequestError("--mix 0 adds nothing to the source's sound; use --keep-audio to keep it as it is")
+        track = replace(track, mix=mix)
+    if not probe_video(source).has_audio:
+        raise RequestError(f"{track.flag}: '{source}' holds no sound; drop {track.flag}, and the sound is made")
+    return track, "video" if keep_audio and outputs == "both" else outputs
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -59,10 +119,22 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_number(flag: str, text: str, example: str) -> Fraction:
     """A number above 0, exactly: '16', '29.97' or '30000/1001'."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise RequestError(f"{flag} {text}: expected a number such as {example}") from None
+    value = _fraction(flag, text, example)
     if value <= 0:
         raise RequestError(f"{flag} {text}: must be above 0, for example {example}")
     return value
+
+
+def parse_start(flag: str, text: str, example: str) -> Fraction:
+    """A number of seconds, 0 or more, exactly."""
+    value = _fraction(flag, text, example)
+    if value < 0:
+        raise RequestError(f"{flag} {text}: must be 0 or more, for example {example}")
+    return value
+
+
+def _fraction(flag: str, text: str, example: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise RequestError(f"{flag} {text}: expected a number such as {example}") from None

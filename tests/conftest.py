@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clips import Clips
+
 # before torch starts its pool: the models here are too small to share out
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -105,3 +107,9 @@ def _save_text_encoder(folder: Path, width: int) -> None:
         max_position_embeddings=256,
     )
     Qwen3Model(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Odd real clips by name, made once a session."""
+    return Clips(tmp_path_factory.mktemp("clips"))

@@ -33,6 +33,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(\S+)")
 # What captions are written with beside the words of the lexicon (world/captions.py).
 LITTLE = (
     *("a", "an", "at each", "with each", "on the", "on a", "against a", "background", "ground", "spot", "in place"),
+    *("replace", "remove", "with", "the", "in"),  # of instructions
     *("moves", "glides", "travels", "moving", "drifting", "pulsing", "swelling", "while", "pulse", "beat", "repeating"),
 )
 
@@ -189,6 +190,7 @@ def test_the_prompts_are_clean_and_in_the_words_of_the_world(document: str) -> N
         if prompt is None:
             continue
         names = [reference.partition("=")[0] for reference in command.values.get("ref") or ()]
-        assert not check_prompt(prompt, names), prompt
+        implied = ["video_1"] if command.name == "edit" else []  # the clip being edited
+        assert not check_prompt(prompt, [*implied, *names], implied), prompt
         words = re.sub(r"</?sfx>|@\w+", " ", prompt)
         assert not (left := re.findall(r"\w+", phrase.sub(" ", words))), f"{prompt!r}: not of the world: {left}"

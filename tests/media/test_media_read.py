@@ -82,6 +82,30 @@ def test_variable_frame_rate_is_resampled_by_time(tmp_path: Path) -> None:
     assert levels_of(read_video(path, Fraction(32), frames=14))[2:10] == pytest.approx([90] * 8, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "rate", "pts", "variable"),
+    [
+        (".mp4", Fraction(30000, 1001), None, False),
+        (".mkv", Fraction(30000, 1001), None, False),  # whole milliseconds: 33, 33, 34
+        (".mkv", Fraction(60), None, False),
+        (".mp4", Fraction(16), [0, 1, 2, 3, 5, 6, 7, 8], True),  # one frame dropped
+        (".mkv", Fraction(16), [0, 1, 2, 3, 4, 5, 6, 8], True),
+        (".mp4", Fraction(16), [0, 4], False),  # two frames tell of no change
+    ],
+)
+def test_a_variable_rate_is_told_from_a_clock_that_rounds(
+    tmp_path: Path, suffix: str, rate: Fraction, pts: list[int] | None, variable: bool
+) -> None:
+    count = len(pts) if pts else 40
+    path = make_video(tmp_path / f"v{suffix}", [50] * count, pts=pts, base=1 / rate)
+    facts = probe_video(path)
+    assert facts.variable is variable
+    if variable:  # 8 frames in 9 sixteenths of a second
+        assert float(facts.fps) == pytest.approx(8 / (9 / 16), abs=0.3)
+        assert facts.fps.denominator <= 100
+        assert facts.frames == len(read_video(path, facts.fps)) == 8
+
+
 def test_a_faster_source_is_thinned_out_evenly(tmp_path: Path) -> None:
     levels = list(range(10, 250, 4))  # 60 frames at 30 per second: 2 s
     path = make_video(tmp_path / "v.mp4", levels, base=Fraction(1, 30))
@@ -116,6 +140,38 @@ def test_a_size_is_covered_by_the_centre(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "p.png")
     assert read_image(tmp_path / "p.png", (16, 16)).max() < 60
     assert read_image(tmp_path / "p.png", (16, 16)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("rate", [None, Fraction(8), Fraction(40)])
+def test_frames_at_the_head_are_left_out(tmp_path: Path, rate: Fraction | None) -> None:
+    path = make_video(tmp_path / "v.mp4", list(range(10, 250, 20)))
+    whole = read_video(path, rate)
+    for skip in (1, 3, len(whole) - 1):
+        assert np.array_equal(read_video(path, rate, skip=skip), whole[skip:])
+    assert np.array_equal(read_video(path, rate, frames=2, skip=2), whole[2:4])
+    with pytest.raises(RequestError, match="begin earlier"):
+        read_video(path, rate, skip=len(whole))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mp4", "libx264"), (".mkv", "libx265"), (".webm", "libvpx-vp9"), (".ts", "libx264"), (".avi", "mpeg4")],
+)
+def test_far_into_a_file_the_same_frames_come_as_from_its_start(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"v{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (48, 32, 32, 3), dtype=np.uint8)  # 12 s
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(4), options={"g": "8"})  # keyframes, and B-frames by default
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index, picture in enumerate(noise):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 4)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for rate in (None, Fraction(3)):
+        whole = read_video(path, rate)
+        for skip in (22, 29, len(whole) - 1):
+            assert np.array_equal(read_video(path, rate, skip=skip), whole[skip:]), (rate, skip)
 
 
 def test_frames_are_streamed_not_gathered(tmp_path: Path) -> None:
@@ -155,6 +211,8 @@ def test_any_sound_becomes_stereo_at_44_1_khz(tmp_path: Path, rate: int, layout:
     spectrum = np.abs(np.fft.rfft(sound[0] * np.hanning(sound.shape[1])))
     assert abs(spectrum.argmax() / seconds - 1000) <= 2
     assert np.allclose(sound[0], sound[1], atol=1e-3)
+    if layout != "5.1":  # more channels than two are mixed down
+        assert np.abs(sound).max() == pytest.approx(0.5, abs=0.01)
     assert probe_audio(path) == pytest.approx(seconds, abs=1e-3)
 
 

@@ -56,7 +56,7 @@ def test_several_faults_come_in_the_order_of_the_prompt() -> None:
 def test_an_unused_reference_is_a_warning_that_does_not_stop() -> None:
     found = check_prompt("a cat", ["image_1"])
     assert [(fault.severity, fault.column) for fault in found] == [("warning", 6)]
-    assert found[0].message == "the reference image_1 is not mentioned; write @image_1 where it belongs"
+    assert found[0].message == "@image_1 is not mentioned; write it where it belongs"
     assert str(require_clean("a cat", ["image_1"])) == "a cat"
 
 

@@ -3,19 +3,26 @@
 Arrays: a picture is uint8 [H, W, 3] RGB, a video uint8 [F, H, W, 3], a sound float32 [2, S] in [-1, 1].
 """
 
+from sky4.media.audio_track import Sound
 from sky4.media.destination import OutputFormat, check_destination, output_format
 from sky4.media.images import probe_image, read_image
 from sky4.media.recipe import read_recipe
 from sky4.media.sound import probe_audio, read_audio
+from sky4.media.soundtrack import Soundtrack, check_soundtrack, kept_sound, mixed
 from sky4.media.video import VideoFacts, iterate_video, probe_video, read_video
 from sky4.media.write import WrittenClip, write_clip
 
 __all__ = [
     "OutputFormat",
+    "Sound",
+    "Soundtrack",
     "VideoFacts",
     "WrittenClip",
     "check_destination",
+    "check_soundtrack",
     "iterate_video",
+    "kept_sound",
+    "mixed",
     "output_format",
     "probe_audio",
     "probe_image",

@@ -38,6 +38,10 @@ _FORMATS = {
 }
 
 
+# the containers of picture and sound, by suffix
+MUXERS = {suffix: found.muxer for suffix, found in _FORMATS.items() if found.muxer and found.video_codec}
+
+
 def output_format(path: Path) -> OutputFormat:
     """The format that the name's suffix asks for; a name without suffix is a folder of pictures."""
     found = _FORMATS.get(path.suffix.lower())

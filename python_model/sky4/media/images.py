@@ -41,6 +41,9 @@ def _open(path: Path) -> Image.Image:
                     "scale it down first"
                 )
             upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I"):  # 16 bit grey, which Pillow would clip rather than scale
+                grey = np.asarray(upright).astype(np.int64)
+                upright = Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8))
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 rgba = upright.convert("RGBA")
                 black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))

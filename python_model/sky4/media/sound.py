@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
@@ -58,7 +59,7 @@ def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray
     if not container.streams.audio:
         return np.zeros((2, 0), np.float32)
     stream = container.streams.audio[0]
-    resampler = AudioResampler(format="fltp", layout="stereo", rate=sample_rate)
+    resampler = to_stereo(stream, sample_rate)
     start = Fraction(container.start_time or 0, av.time_base)
     parts: list[NDArray[np.float32]] = []
     lead = count = 0
@@ -68,7 +69,7 @@ def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray
                 lead = max(0, round((frame.pts * frame.time_base - start) * sample_rate))
             frame.pts = None  # frames follow each other; the rounded timestamps of some containers are no gaps
         for converted in resampler.resample(frame):
-            parts.append(np.asarray(converted.to_ndarray(), np.float32))
+            parts.append(stereo(converted))
             count += converted.samples
         if lead + count >= wanted:
             break
@@ -79,6 +80,18 @@ def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray
         wanted = min(wanted, lead + round(stream.duration * stream.time_base * sample_rate))
     wave = np.concatenate([np.zeros((2, lead), np.float32), *parts], axis=1)
     return np.ascontiguousarray(wave[:, :wanted], dtype=np.float32)
+
+
+def to_stereo(stream: AudioStream, sample_rate: int) -> AudioResampler:
+    """To float32 at `sample_rate` in two channels; mono stays mono, as libav would put it on both 3 dB lower."""
+    layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+    return AudioResampler(format="fltp", layout=layout, rate=sample_rate)
+
+
+def stereo(frame: AudioFrame) -> NDArray[np.float32]:
+    """Samples [2, S] of a frame from `to_stereo`."""
+    wave = np.asarray(frame.to_ndarray(), np.float32)
+    return np.repeat(wave, 2, axis=0) if wave.shape[0] == 1 else wave
 
 
 def _then_flush(container: InputContainer) -> Iterator[AudioFrame | None]:

@@ -28,12 +28,16 @@ from sky4.media.opening import OPTIONS, located
 
 MAX_PIXELS = 8192 * 4352  # 8K and a little: what a frame may have before it is decoded
 MAX_FRAMES = 10_000  # of a whole file held in memory at the wanted size; streaming has no limit
+SEEK_SECONDS = 5  # less is decoded sooner than found
 HALF = Fraction(1, 2)
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video file says of itself, at display geometry. frames is at the file's own rate."""
+    """What a video file says of itself, at display geometry.
+
+    fps: its own rate; of a variable one the average, to a hundredth. frames: so many of it at fps.
+    """
 
     width: int
     height: int
@@ -41,6 +45,7 @@ class VideoFacts:
     frames: int
     seconds: Fraction
     has_audio: bool
+    variable: bool = False
 
 
 def probe_video(path: Path) -> VideoFacts:
@@ -54,36 +59,54 @@ def probe_video(path: Path) -> VideoFacts:
     with _opened(path) as (container, stream):
         zero = _zero(container)
         # packets, not frames: an hour of video is measured without decoding it
-        ends = [_span(packet, stream, zero)[1] for packet in container.demux(stream) if packet.pts is not None]
-        seconds = max(ends)
-    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio)
+        shown = [
+            (packet.pts, _span(packet, stream, zero)[1]) for packet in container.demux(stream) if packet.pts is not None
+        ]
+    ticks, seconds = sorted(pts for pts, _ in shown), max(end for _, end in shown)
+    variable = _is_variable(ticks)
+    if variable:
+        fps = max(Fraction(1), Fraction(round(len(ticks) / seconds * 100), 100))
+    return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio, variable)
 
 
 def iterate_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None
+    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, skip: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given."""
+    """Frames [H, W, 3] at `fps` (the file's own for None), each covering `size` (width, height) if one is given.
+
+    skip: so many frames at the head are left out; what lies far ahead of them is not decoded.
+    """
     with _opened(path) as (container, stream):
         rate, aspect = fps or _own_rate(stream), _pixel_aspect(stream)
         shown: VideoFrame | None = None
-        end, written = Fraction(0), 0
-        for frame, start, frame_end in _decoded(container, stream):
+        end, written = Fraction(0), skip
+        for frame, start, frame_end in _decoded_from(container, stream, skip / rate):
             slot = _slot(start, rate)
             if shown is not None and slot > written:  # the frame before this one filled the slots up to here
                 yield from repeat(_picture(shown, aspect, size), slot - written)
                 written = slot
             shown, end = frame, frame_end
         if shown is not None:
+            # a single frame too short for the grid is still shown
             yield from repeat(_picture(shown, aspect, size), max(int(written == 0), _slot(end, rate) - written))
 
 
 def read_video(
-    path: Path, fps: Fraction | None = None, size: tuple[int, int] | None = None, frames: int | None = None
+    path: Path,
+    fps: Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    skip: int = 0,
 ) -> NDArray[np.uint8]:
-    """The first `frames` frames (all for None) as one array [F, H, W, 3]. RequestError where it would be too long."""
-    pictures = list(islice(iterate_video(path, fps, size), MAX_FRAMES + 1 if frames is None else frames))
+    """`frames` frames (all for None) from frame `skip` on as one array [F, H, W, 3].
+
+    RequestError where it would be too long, or where nothing lies behind `skip`.
+    """
+    pictures = list(islice(iterate_video(path, fps, size, skip), MAX_FRAMES + 1 if frames is None else frames))
     if len(pictures) > MAX_FRAMES:
         raise RequestError(f"'{path}' has more than {MAX_FRAMES} frames; cut it first")
+    if not pictures:
+        raise RequestError(f"'{path}' has no more than {skip} frames, and all of them are left out; begin earlier")
     return np.stack(pictures)
 
 
@@ -117,6 +140,22 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[V
         yield frame, start, end
 
 
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, seconds: Fraction
+) -> Iterator[tuple[VideoFrame, Fraction, Fraction]]:
+    """As _decoded, from a frame on that appears no later than `seconds`, where the file knows its way there."""
+    if seconds > SEEK_SECONDS:
+        container.seek(floor((seconds + _zero(container)) * av.time_base), backward=True)
+        frames = _decoded(container, stream)
+        first = next(frames, None)
+        if first is not None and first[0].pts is not None and first[1] <= seconds:
+            yield first
+            yield from frames
+            return
+        container.seek(container.start_time or 0)  # an index that leads astray: from the start then
+    yield from _decoded(container, stream)
+
+
 def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fraction) -> tuple[Fraction, Fraction]:
     base = timed.time_base or stream.time_base or Fraction(1, 1000)
     start = (timed.pts or 0) * base - zero
@@ -125,6 +164,14 @@ def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fr
 
 def _zero(container: InputContainer) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
+
+
+def _is_variable(ticks: list[int]) -> bool:
+    """Whether frames, whose times are sorted, lie unevenly: a quarter of a frame off, which no clock's rounding is."""
+    if len(ticks) < 3:
+        return False
+    first, steps, total = ticks[0], len(ticks) - 1, ticks[-1] - ticks[0]
+    return any(4 * abs((tick - first) * steps - number * total) >= total for number, tick in enumerate(ticks))
 
 
 def _slot(seconds: Fraction, rate: Fraction) -> int:

@@ -1,11 +1,13 @@
 """Clips out: one mux, sound exact to the sample, the recipe inside, checked by reading back, whole or not at all.
 
-Sound is padded or cut to round(frames / fps * sample_rate) samples. AAC and Opus put priming samples in front; the
-containers' own means (edit list, codec delay) take them off again in every decoder, so both streams start together.
+A wave is padded or cut to round(frames / fps * sample_rate) samples; copied packets stay as they are. AAC and Opus put
+priming samples in front; the containers' own means (edit list, codec delay) take them off again in every decoder, so
+both streams start together.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +18,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
@@ -27,8 +27,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sky4.errors import RequestError, Sky4Failure
+from sky4.media.audio_track import Sound, audio_track
 from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
 from sky4.media.opening import located
+from sky4.media.packets import PacketSound, decoded, resampled
 from sky4.media.recipe import COMMENT, encode_recipe
 
 Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
@@ -39,8 +41,6 @@ ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "17", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
-AUDIO_BITS = {"aac": 192_000, "libopus": 160_000}
-OPUS_RATE = 48_000  # the only high rate that Opus has
 AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
 
 
@@ -59,17 +59,19 @@ class WrittenClip:
 def write_clip(
     path: Path,
     frames: Frames | None,
-    audio: NDArray[np.float32] | None,
+    audio: Sound | None,
     *,
     fps: Fraction,
     recipe: Mapping[str, Any],
     sample_rate: int = 44100,
     force: bool = False,
 ) -> WrittenClip:
-    """Write frames (chunks uint8 [f, H, W, 3]) and sound (float32 [2, S]) to `path`, in the format of its suffix.
+    """Write frames (chunks uint8 [f, H, W, 3]) and sound to `path`, in the format of its suffix.
 
-    Either may be None where the format allows it. RequestError for a name that cannot be written or a format that
-    cannot hold the clip; Sky4Failure where writing or the check fails. In both cases nothing is left on the disk.
+    The sound is a wave (float32 [2, S] at sample_rate), which is encoded, or packets, which are copied. A folder of
+    pictures gets the wave that the packets decode to. Either may be None where the format allows it. RequestError for
+    a name that cannot be written or a format that cannot hold the clip; Sky4Failure where writing or the check fails.
+    In both cases nothing is left on the disk.
     """
     chosen = output_format(path)
     _check_holds(path, chosen, frames, audio)
@@ -82,17 +84,17 @@ def write_clip(
         else:
             written = _write_folder(partial, frames, audio, fps, sample_rate, recipe)
         if chosen.muxer:
-            _check_container(partial, written, sample_rate, audio is not None)
+            _check_container(partial, written, sample_rate, audio)
         size = sum(file.stat().st_size for file in partial.iterdir()) if partial.is_dir() else partial.stat().st_size
-    count, width, height, samples = written
-    seconds = count / fps if count else Fraction(samples, sample_rate)
+    count, width, height, heard = written
+    seconds = count / fps if count else heard
     return WrittenClip(path, count, width, height, seconds, size)
 
 
-Counts = tuple[int, int, int, int]  # frames, width, height, samples
+Counts = tuple[int, int, int, Fraction]  # frames, width, height, seconds of sound
 
 
-def _check_holds(path: Path, chosen: OutputFormat, frames: Frames | None, audio: NDArray[np.float32] | None) -> None:
+def _check_holds(path: Path, chosen: OutputFormat, frames: Frames | None, audio: Sound | None) -> None:
     if frames is None and audio is None:
         raise RequestError(f"nothing to write to '{path}': neither picture nor sound was asked for")
     if frames is not None and chosen.video_codec is None:
@@ -107,19 +109,20 @@ def _write_container(
     partial: Path,
     chosen: OutputFormat,
     frames: Frames | None,
-    audio: NDArray[np.float32] | None,
+    audio: Sound | None,
     fps: Fraction,
     rate: int,
     comment: str,
 ) -> Counts:
-    container = av.open(located(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, rate))
+    clock = audio.rate if isinstance(audio, PacketSound) else rate
+    container = av.open(located(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, clock))
     done = False
     try:
         container.metadata[COMMENT] = comment
         chunks = None if frames is None else iter(frames)
         first = None if chunks is None else next(chunks)
         picture = None if first is None else _add_video(container, chosen, first, fps)
-        sound = None if audio is None else _Sound(container, chosen, audio, rate)
+        sound = None if audio is None else audio_track(container, chosen, audio, rate)
         count = 0
         for chunk in _chain(first, chunks):
             for frame in chunk:
@@ -127,13 +130,12 @@ def _write_container(
                 container.mux(picture.encode(_video_frame(frame, count, fps, picture)))
                 count += 1
             if sound is not None:  # beside its picture, so that the muxer never has to hold one stream back
-                sound.write_until(round(count / fps * rate))
+                sound.write_until(count / fps)
         if picture is not None:
             container.mux(picture.encode(None))
-        samples = 0
-        if sound is not None and audio is not None:
-            samples = round(count / fps * rate) if picture is not None else audio.shape[1]
-            sound.write_until(samples)
+        if sound is not None:
+            if picture is None and isinstance(audio, np.ndarray):
+                sound.write_until(Fraction(audio.shape[1], rate))
             sound.finish()
         container.close()
         done = True
@@ -144,7 +146,7 @@ def _write_container(
             with suppress(av.error.FFmpegError, OSError):  # the file goes anyway; its first error is the one to tell
                 container.close()
     height, width = (0, 0) if first is None else first.shape[1:3]
-    return count, width, height, samples
+    return count, width, height, Fraction(0) if sound is None else sound.seconds
 
 
 def _chain(first: NDArray[np.uint8] | None, rest: Iterator[NDArray[np.uint8]] | None) -> Iterator[NDArray[np.uint8]]:
@@ -195,34 +197,6 @@ def _video_frame(picture: NDArray[np.uint8], index: int, fps: Fraction, stream: 
     return frame
 
 
-class _Sound:
-    """One audio stream, fed up to a sample number at a time."""
-
-    def __init__(self, container: OutputContainer, chosen: OutputFormat, wave: NDArray[np.float32], rate: int) -> None:
-        assert chosen.audio_codec is not None
-        self.container, self.wave, self.rate, self.written = container, wave, rate, 0
-        codec_rate = OPUS_RATE if chosen.audio_codec == "libopus" else rate
-        stream = container.add_stream(chosen.audio_codec, rate=codec_rate, layout="stereo")
-        assert isinstance(stream, AudioStream)
-        self.stream = stream
-        if chosen.audio_codec in AUDIO_BITS:
-            self.stream.codec_context.bit_rate = AUDIO_BITS[chosen.audio_codec]
-
-    def write_until(self, samples: int) -> None:
-        """Encode up to `samples`; silence where the wave is shorter."""
-        if samples <= self.written:
-            return
-        part = self.wave[:, self.written : samples]
-        part = np.pad(part, ((0, 0), (0, samples - self.written - part.shape[1])))
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(part.clip(-1.0, 1.0)), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts, frame.time_base = self.rate, self.written, Fraction(1, self.rate)
-        self.container.mux(self.stream.encode(frame))
-        self.written = samples
-
-    def finish(self) -> None:
-        self.container.mux(self.stream.encode(None))
-
-
 def _write_still(partial: Path, frames: Frames, comment: str) -> Counts:
     count, picture = 0, None
     for chunk in frames:
@@ -231,31 +205,40 @@ def _write_still(partial: Path, frames: Frames, comment: str) -> Counts:
     if count != 1 or picture is None:
         raise RequestError(f"a .png holds one picture, and the clip has {count} frames; use --only still, or .mp4")
     _save_png(partial, picture, comment)
-    return 1, picture.shape[1], picture.shape[0], 0
+    return 1, picture.shape[1], picture.shape[0], Fraction(0)
 
 
 def _write_folder(
     partial: Path,
     frames: Frames | None,
-    audio: NDArray[np.float32] | None,
+    audio: Sound | None,
     fps: Fraction,
     rate: int,
     recipe: Mapping[str, Any],
 ) -> Counts:
     partial.mkdir()
     comment = encode_recipe(recipe)
-    count, width, height, samples = 0, 0, 0, 0
+    count, width, height, heard = 0, 0, 0, Fraction(0)
     for chunk in frames or ():
         for picture in chunk:
             height, width = picture.shape[:2]
             _save_png(partial / f"{count:05d}.png", picture, None)
             count += 1
     if audio is not None:
-        samples = round(count / fps * rate) if frames is not None else audio.shape[1]
-        wave = np.pad(audio[:, :samples], ((0, 0), (0, max(0, samples - audio.shape[1]))))
+        wave, rate = _as_wave(audio, rate)
+        samples = round(count / fps * rate) if frames is not None else wave.shape[1]
+        wave = np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
         _write_container(partial / SOUND_NAME, output_format(Path(SOUND_NAME)), None, wave, fps, rate, comment)
+        heard = Fraction(samples, rate)
     (partial / RECIPE_NAME).write_text(comment + "\n", "utf-8")
-    return count, width, height, samples
+    return count, width, height, heard
+
+
+def _as_wave(audio: Sound, rate: int) -> tuple[NDArray[np.float32], int]:
+    """(wave [2, S], its rate); packets decode at their own."""
+    if isinstance(audio, PacketSound):
+        return resampled(decoded(audio), audio.rate, audio.layout, audio.rate, "stereo"), audio.rate
+    return audio, rate
 
 
 def _save_png(path: Path, picture: NDArray[np.uint8], comment: str | None) -> None:
@@ -266,10 +249,11 @@ def _save_png(path: Path, picture: NDArray[np.uint8], comment: str | None) -> No
         Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG", pnginfo=info)
 
 
-def _check_container(partial: Path, written: Counts, rate: int, has_audio: bool) -> None:
-    """Read the file back: as many frames as were given, and sound as long as the picture to one audio frame."""
-    count, _, _, samples = written
-    pictures, heard = 0, Fraction(0)
+def _check_container(partial: Path, written: Counts, rate: int, audio: Sound | None) -> None:
+    """Read the file back: as many frames as were given, sound as long as the picture to one audio frame, and copied
+    packets with every byte as it was."""
+    count, _, _, seconds = written
+    pictures, heard, sums = 0, Fraction(0), hashlib.sha256()
     try:
         with av.open(located(partial)) as container:
             for packet in container.demux():
@@ -277,16 +261,22 @@ def _check_container(partial: Path, written: Counts, rate: int, has_audio: bool)
                     continue
                 if packet.stream.type == "video":
                     pictures += 1
-                elif packet.duration and packet.time_base:
-                    heard += packet.duration * packet.time_base
+                else:
+                    sums.update(packet)
+                    heard += (packet.duration or 0) * (packet.time_base or 0)
     except av.error.FFmpegError as error:
         raise Sky4Failure("the clip was written and could not be read back; check the disk and try again") from error
     if pictures != count:
         raise Sky4Failure(f"{count} frames were written and {pictures} came back; try again or another format")
+    if isinstance(audio, PacketSound):
+        if sums.hexdigest() != audio.digest:
+            raise Sky4Failure(
+                f"the sound of '{audio.path}' was not kept byte by byte; try another format, such as .mkv"
+            )
     # an encoder may put up to a frame of priming in front and a part of one behind
-    if has_audio and abs(heard - Fraction(samples, rate)) > Fraction(3 * AUDIO_FRAME, rate):
-        wanted = samples / rate
-        raise Sky4Failure(f"{wanted:.3f} s of sound were written and {float(heard):.3f} s came back; try again")
+    elif audio is not None and abs(heard - seconds) > Fraction(3 * AUDIO_FRAME, rate):
+        told = f"{float(seconds):.3f} s of sound were written and {float(heard):.3f} s came back"
+        raise Sky4Failure(f"{told}; try again")
 
 
 def _as_os_error(error: av.error.FFmpegError) -> Exception:

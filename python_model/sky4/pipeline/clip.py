@@ -23,8 +23,19 @@ from sky4 import __version__
 from sky4.diffusion.sampler import State
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
-from sky4.media import VideoFacts, WrittenClip, iterate_video, probe_video, read_audio, write_clip
+from sky4.media import (
+    Sound,
+    VideoFacts,
+    WrittenClip,
+    iterate_video,
+    kept_sound,
+    mixed,
+    probe_video,
+    read_audio,
+    write_clip,
+)
 from sky4.pipeline.components import Components
+from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.given import padded
 from sky4.pipeline.request import ClipRequest
 
@@ -67,12 +78,26 @@ class Clip:
         return None if self.request.video is None else probe_video(self.request.video)
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size."""
+        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a
+        canvas, laid into the sources' own frames."""
         if self._source is not None and self.request.video is not None:
             even = self._source.width // 2 * 2, self._source.height // 2 * 2  # what H.264 and VP9 can hold
             for picture in islice(iterate_video(self.request.video, self._source.fps, even), self.frame_count):
                 yield picture[None]
             return
+        if self.request.canvas is None:
+            yield from self._made()
+            return
+        self.change.clear()
+        yield from composite(self._made(), self.request, self.change)
+
+    @cached_property
+    def change(self) -> Change:
+        """How far what is kept of the sources was changed, of the frames asked for last, before any encoding."""
+        return Change()
+
+    def _made(self) -> Iterator[NDArray[np.uint8]]:
+        """Chunks [f, h, w, 3] of the size that the model works at."""
         latents, left = self.latents[0], self.frame_count
         assert latents is not None, "no picture was asked for"
         for chunk in self.components.video_codec.decode(latents):
@@ -95,6 +120,15 @@ class Clip:
         if not bool(wave.isfinite().all()):
             raise Sky4Failure("the decoded sound is not finite, so nothing was saved; compute with --dtype float32")
         return padded(np.asarray(wave.numpy(), np.float32), samples)
+
+    def sound(self) -> Sound | None:
+        """What is heard under the picture: the made sound, the source's own, or both; None for silence."""
+        track = self.request.soundtrack
+        if track is not None and not track.mix:
+            return kept_sound(track, self.frame_count / self.fps)
+        if not self.request.wants_audio:
+            return None
+        return self.audio() if track is None else mixed(self.audio(), track, self.geometry.sample_rate)
 
     def recipe(self) -> dict[str, Any]:
         """How this clip was made, as JSON values: enough to make it again."""
@@ -125,7 +159,7 @@ class Clip:
         return write_clip(
             path,
             _told(self.frames(), self.frame_count, progress) if request.wants_video else None,
-            self.audio() if request.wants_audio else None,
+            self.sound(),
             fps=self.fps,
             recipe=self.recipe(),
             sample_rate=self.geometry.sample_rate,
@@ -140,6 +174,10 @@ def checksum(latents: Tensor) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or over the names and digests of all files of a folder of pictures."""
+    if path.is_dir():
+        inside = [f"{file.name} {file_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return f"sha256:{hashlib.sha256(chr(10).join(inside).encode()).hexdigest()}"
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 

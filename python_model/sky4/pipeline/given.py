@@ -5,6 +5,7 @@ Legend: B = 1, C latent channels, T latent frames, F pixel frames, H W pixels, h
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from sky4.conditioning import (
     join_audio_references,
     join_video_references,
 )
-from sky4.conditioning.inpaint import condition_on, unconditioned
+from sky4.conditioning.inpaint import condition_on, keep_where, unconditioned
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_image, probe_video, read_audio, read_image, read_video
+from sky4.media import iterate_video, probe_image, probe_video, read_audio, read_image, read_video
+from sky4.pipeline.canvas import condition_frames
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.prompting.references import ReferenceFile
 
@@ -35,16 +37,19 @@ def video_condition(request: ClipRequest, geometry: ClipGeometry, codec: VideoCo
         return unconditioned(black)
     latents, keep = black.clone(), torch.zeros_like(black[:, :1])
     for source in request.sources:
-        first, encoded = _source_latents(source, request, geometry, codec)
-        latents[:, :, first : first + encoded.shape[2]] = encoded
-        keep[:, :, first : first + encoded.shape[2]] = 1.0
+        first, encoded, kept = _source_latents(source, request, geometry, codec)
+        cells = slice(first, first + encoded.shape[2])
+        latents[:, :, cells] = torch.where(kept > 0.5, encoded, latents[:, :, cells])
+        keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
     return condition_on(latents, keep, black)
 
 
 def _source_latents(
     source: Source, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec
-) -> tuple[int, Tensor]:
-    """(its first latent frame, its latents [1, C, t, h, w]); a picture is held over the group of frames it falls into.
+) -> tuple[int, Tensor, Tensor]:
+    """(its first latent frame, its latents [1, C, t, h, w], its keep mask [1, 1, t, h, w]).
+
+    A picture is held over the group of frames it falls into.
 
     The codec is causal and its first latent frame stands alone, so what begins later is encoded behind a lead of one
     held frame, whose latent is dropped.
@@ -52,16 +57,18 @@ def _source_latents(
     start = source.start if source.start >= 0 else request.frames + source.start
     if start < 0 or start + source.frames > request.frames:
         raise RequestError(f"{source.flag} {source.path} reaches outside the clip's {request.frames} frames")
-    frames = read_frames(source.path, source.frames, request, geometry)
+    frames, kept = source_frames(source, request, geometry)
     step = geometry.temporal_compression
     first, last = _group(start, step), _group(start + source.frames - 1, step)
     begins = 0 if first == 0 else (first - 1) * step + 1  # pixel frames of the groups
     ends = last * step + 1
     lead = 0 if first == 0 else 1
-    held = np.pad(
-        frames, ((start - begins + lead, ends - (start + source.frames)), (0, 0), (0, 0), (0, 0)), mode="edge"
-    )
-    return first, codec.encode(to_pixels(held))[:, :, lead:]
+    around = (start - begins + lead, ends - (start + source.frames))
+    held = np.pad(frames, (around, (0, 0), (0, 0), (0, 0)), mode="edge")
+    kept = np.pad(kept, (around, (0, 0), (0, 0)), mode="edge")
+    encoded = codec.encode(to_pixels(held))
+    keep = keep_where(torch.from_numpy(kept)[None, None], geometry.spatial_compression, step)
+    return first, encoded[:, :, lead:], keep[:, :, lead:].to(encoded)
 
 
 def _group(frame: int, step: int) -> int:
@@ -69,12 +76,22 @@ def _group(frame: int, step: int) -> int:
     return 0 if frame == 0 else (frame - 1) // step + 1
 
 
-def read_frames(path: Path, frames: int, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
-    """`frames` frames [F, H, W, 3] of a picture (one) or video, covering the clip's size; the last one is held."""
+def source_frames(
+    source: Source, request: ClipRequest, geometry: ClipGeometry
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(frames [F, H, W, 3], which pixels of them are kept [F, H, W]) at the clip's size; the last one is held.
+
+    With a canvas all of it is seen, stretched; without one the largest part that has the clip's proportions.
+    """
     size = geometry.width, geometry.height
-    if frames == 1:
-        return read_image(path, size)[None]
-    return hold_last(read_video(path, request.fps, size, frames), frames)
+    if request.canvas is not None:
+        return condition_frames(source, request.canvas, request.fps, size)
+    if source.is_picture:
+        frames = read_image(source.path, size)[None]
+    else:
+        pictures = islice(iterate_video(source.path, request.fps, size, skip=source.skip), source.frames)
+        frames = hold_last(np.stack(list(pictures)), source.frames)
+    return frames, np.ones(frames.shape[:3], bool)
 
 
 def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -121,21 +138,30 @@ def references(
 
 
 def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
-    """A reference's frames, scaled as large as fits into the clip's size with its own proportions."""
+    """A reference's frames, scaled as large as fits into the clip's size with its own proportions.
+
+    Of a film, as many as the clip has, at its rate, in whole groups; one as long as the clip is held to the clip's last
+    group, as the clip itself is.
+    """
     if file.kind == "image":
         return read_image(file.path, _fitting(probe_image(file.path), geometry))[None]
     facts = probe_video(file.path)
-    frames = read_video(file.path, request.fps, _fitting((facts.width, facts.height), geometry), geometry.frames)
+    size = _fitting((facts.width, facts.height), geometry)
+    frames = read_video(file.path, request.fps, size, request.frames, file.skip)
+    if len(frames) == request.frames:
+        return hold_last(frames, geometry.frames)
     step = geometry.temporal_compression
-    return frames[: (len(frames) - 1) // step * step + 1]  # whole groups only
+    return frames[: (len(frames) - 1) // step * step + 1]
 
 
 def _fitting(size: tuple[int, int], geometry: ClipGeometry) -> tuple[int, int]:
+    """The size in whole cells; a side that misses the clip's by less than a cell has it, so that both grids agree."""
     cell = geometry.spatial_compression * geometry.patch
     scale = min(geometry.width / size[0], geometry.height / size[1])
     limits = geometry.width, geometry.height
     width, height = (
-        min(max(round(side * scale / cell) * cell, cell), limit) for side, limit in zip(size, limits, strict=True)
+        limit if limit - side * scale < cell else max(round(side * scale / cell) * cell, cell)
+        for side, limit in zip(size, limits, strict=True)
     )
     return width, height
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ class Manifest:
     text_encoder: TextEncoderEntry
     defaults: Defaults
     notes: Mapping[str, Any] = field(default_factory=dict)
+    trained_references: int = 4  # so many of one clip; more are served, with a note
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,27 @@ class ModelFolder:
         """A part's folder; a name that is no folder of the model is left as it is, for the hub."""
         inside = self.path / part
         return str(inside) if inside.is_dir() else part
+
+    @property
+    def cell(self) -> int:
+        """Width and height are multiples of so many pixels."""
+        return self.spatial_compression * self.manifest.transformer.patch
+
+    def size_like(self, width: int, height: int) -> tuple[int, int]:
+        """The size (width, height) of about the model's own area and about these proportions, in whole cells.
+
+        Of the four sizes around the exact one: proportions count twice as much as the area, as they cost picture.
+        """
+        area = self.defaults.width * self.defaults.height / self.cell**2
+        sides = math.sqrt(area * width / height), math.sqrt(area * height / width)
+        columns, rows = ({max(1, math.floor(side)), max(1, math.ceil(side))} for side in sides)
+
+        def off(size: tuple[int, int]) -> float:
+            proportions = math.log(size[0] / size[1] * height / width)
+            return 2 * abs(proportions) + abs(math.log(size[0] * size[1] / area))
+
+        best = min(sorted(itertools.product(columns, rows)), key=off)
+        return best[0] * self.cell, best[1] * self.cell
 
     def geometry(self, width: int, height: int, frames: int, fps: Fraction) -> ClipGeometry:
         """The sizes of what the model makes for such a clip: frames rounded up to what the codec can make.

@@ -15,7 +15,9 @@ from typing import Any, Literal, get_args
 
 from sky4.config import config_from_dict, config_to_dict
 from sky4.errors import RequestError
-from sky4.prompting.references import ReferenceFile
+from sky4.media import Soundtrack
+from sky4.media.masks import EditRegion
+from sky4.prompting.references import ReferenceFile, kind_of
 
 Outputs = Literal["both", "video", "audio", "still"]
 Sampler = Literal["euler", "heun", "unipc"]
@@ -27,15 +29,30 @@ MAX_SIDE = 8192
 
 @dataclass(frozen=True)
 class Source:
-    """Given pixels: a picture (one frame) or the first `frames` of a video, laid over the clip from `start` on.
+    """Given pixels: a picture (one frame) or `frames` of a video, laid over the clip from `start` on.
 
-    start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages.
+    start: a pixel frame; negative counts from the clip's end. flag: what the user calls it, for messages. skip: so many
+    frames at the video's head, at the clip's rate, are left out. region: which pixels are made anew; None: none of them.
     """
 
     path: Path
     flag: str
     start: int = 0
     frames: int = 1
+    skip: int = 0
+    region: EditRegion | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        return self.frames == 1 and kind_of(self.path) != "video"
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The frame, in pixels, that made frames are laid into, scaled; what is kept of a source keeps its own pixels."""
+
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,8 @@ class ClipRequest:
     audio: Path | None = None
     references: tuple[ReferenceFile, ...] = ()
     enhanced_from: str = ""
+    canvas: Canvas | None = None
+    soundtrack: Soundtrack | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
@@ -91,6 +110,8 @@ class ClipRequest:
             _require(self.wants_audio, f"--video asks for its sound, --only {self.outputs} for none; drop one of them")
         if self.audio is not None:
             _require(self.outputs in ("both", "video"), f"--audio drives a picture; drop --only {self.outputs}")
+        if self.soundtrack is not None:
+            self._check_soundtrack(self.soundtrack)
         if self.outputs == "audio":
             _require(not given, f"{' and '.join(given)} cannot shape a sound alone; drop --only audio")
         if self.outputs == "still":
@@ -103,13 +124,28 @@ class ClipRequest:
                 any(weight != 1 for weight in weights),
                 "--negative-prompt does nothing at a guidance of 1; raise --guidance or drop it",
             )
+        if self.canvas is not None:
+            _within("--pad", "canvas's width", self.canvas.width, 1, MAX_SIDE)
+            _within("--pad", "canvas's height", self.canvas.height, 1, MAX_SIDE)
+        edited = [source.flag for source in self.sources if source.region is not None]
+        _require(self.canvas is not None or not edited, f"{' and '.join(edited)}: a region needs a canvas to lie on")
         names = [reference.name for reference in self.references]
         twice = next((name for name in names if names.count(name) > 1), None)
         _require(twice is None, f"--ref {twice} is given twice; choose another name for one of them")
+        both = next((name for name in self.mask_names if name in names), None)
+        _require(both is None, f"--mask {both} and --ref {both} have one name; choose another for one of them")
+
+    def _check_soundtrack(self, soundtrack: Soundtrack) -> None:
+        if soundtrack.mix:
+            fits, made = self.outputs == "both", "adds the made sound"
+        else:
+            fits, made = self.outputs == "video", "keeps the source's sound, so that none is made"
+        _require(fits, f"{soundtrack.flag} {made}, and --only asks for something else; drop one of them")
+        _require(self.audio is None, f"--audio is heard as it is; drop {soundtrack.flag}")
 
     @property
     def wants_audio(self) -> bool:
-        """Whether sound is written."""
+        """Whether made sound is written."""
         return self.outputs in ("both", "audio")
 
     @property
@@ -131,6 +167,16 @@ class ClipRequest:
     def seconds(self) -> Fraction:
         return self.frames / self.fps
 
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """What the prompt may call parts of what is made anew, without the @."""
+        return tuple(name for source in self.sources if source.region for name in source.region.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every @name that the prompt may use."""
+        return tuple(reference.name for reference in self.references) + self.mask_names
+
     def variation(self, index: int) -> ClipRequest:
         """The request for clip `index` of the variations alone: the same latents as among its siblings."""
         return replace(self, seed=self.seed + index, variations=1)
@@ -138,8 +184,11 @@ class ClipRequest:
     def files(self) -> list[tuple[str, Path]]:
         """Every input file with the flag that named it."""
         files = [(source.flag, source.path) for source in self.sources]
+        regions = [source.region for source in self.sources if source.region is not None]
+        files += [("--mask", mask.path) for region in regions for mask in region.files]
         files += [("--video", self.video)] if self.video else []
         files += [("--audio", self.audio)] if self.audio else []
+        files += [(self.soundtrack.flag, self.soundtrack.path)] if self.soundtrack else []
         return files + [(f"--ref {reference.name}", reference.path) for reference in self.references]
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,7 +207,7 @@ class ClipRequest:
             raise RequestError(f"the recipe cannot be read: {error}; update sky4, or the file was edited") from error
 
 
-PATH_KEYS = ("path", "video", "audio")
+PATH_KEYS = ("path", "video", "audio")  # of the request and of what it holds
 
 
 def _with_plain_paths(value: Any) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.media import probe_audio, probe_image, probe_video
+from sky4.media import kept_sound, probe_audio, probe_image, probe_video
+from sky4.media.mask_frames import check_region
+from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.prompting import check_prompt, require_clean
@@ -21,10 +23,9 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
-    names = [reference.name for reference in request.references]
-    require_clean(request.prompt, names)
+    require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
-        require_clean(request.negative_prompt, names)
+        require_clean(request.negative_prompt, request.names)
     geometry = model.geometry(request.width, request.height, request.frames, request.fps)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
@@ -35,32 +36,57 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
     return geometry
 
 
-def warnings(request: ClipRequest) -> list[str]:
-    """What is worth saying about a request that can be served."""
-    names = [reference.name for reference in request.references]
-    return [str(fault) for fault in check_prompt(request.prompt, names) if fault.severity == "warning"]
+def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
+    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained."""
+    implied = [reference.name for reference in request.references if reference.implied]
+    faults = check_prompt(request.prompt, request.names, implied)
+    said = [str(fault) for fault in faults if fault.severity == "warning"]
+    trained, given = model.manifest.trained_references, len(request.references)
+    if given > trained:
+        said.append(
+            f"{given} references are given and the model was trained with up to {trained}; it may mix them"
+        )
+    if request.frames > model.defaults.frames:
+        said.append(
+            f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
+            "what comes later may be worse"
+        )
+    for reference in request.references:
+        flag = f"--ref {reference.name}"
+        if reference.kind != "image" and not reference.implied:
+            lasts, read = _seconds(flag, reference.kind, reference.path), float(request.seconds)
+            if lasts > read + 0.1:
+                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as long as the clip is")
+    return said
 
 
 def seconds_of(flag: str, path: Path) -> float:
     """How long a given video (--video) or sound (--audio) lasts. RequestError where it cannot be decoded."""
-    if flag == "--video":
-        return float(_named(flag, probe_video, path).seconds)
-    return _named(flag, probe_audio, path)
+    return _seconds(flag, "video" if flag == "--video" else "audio", path)
+
+
+def _seconds(flag: str, kind: Literal["video", "audio"], path: Path) -> float:
+    return float(_named(flag, probe_video, path).seconds) if kind == "video" else _named(flag, probe_audio, path)
 
 
 def _check_files(request: ClipRequest) -> None:
     for source in request.sources:
-        if source.frames == 1:
+        if source.is_picture:
             _named(source.flag, probe_image, source.path)
         else:
             facts = _named(source.flag, probe_video, source.path)
-            _long_enough(source.flag, source.path, float(facts.seconds), float(source.frames / request.fps))
+            needs = (source.skip + source.frames) / request.fps
+            _long_enough(source.flag, source.path, float(facts.seconds), float(needs))
+        if source.region is not None:
+            check_region(source.region, footage_of(source, request.fps), source.path)
     for reference in request.references:
         probe = {"image": probe_image, "video": probe_video, "audio": probe_audio}[reference.kind]
         _named(f"--ref {reference.name}", probe, reference.path)
     if request.video is not None:
         facts = _named("--video", probe_video, request.video)
         _long_enough("--video", request.video, float(facts.seconds), float(request.seconds))
+    if request.soundtrack is not None:
+        kept_sound(request.soundtrack, request.seconds)
     if request.audio is not None:
         seconds = _named("--audio", probe_audio, request.audio)
         _long_enough("--audio", request.audio, seconds, float(request.seconds))

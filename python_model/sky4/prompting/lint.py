@@ -53,8 +53,9 @@ class PromptError(RequestError):
         return "\n".join(fault.render(self.prompt) for fault in self.faults)
 
 
-def check_prompt(prompt: str, names: Collection[str] = ()) -> list[Fault]:
-    """Every fault of a prompt, in the order of their places; `names` are the references offered by --ref.
+def check_prompt(prompt: str, names: Collection[str] = (), implied: Collection[str] = ()) -> list[Fault]:
+    """Every fault of a prompt, in the order of their places; `names` are those offered by --ref and --mask, `implied`
+    those among them that the prompt need not mention.
 
     Errors: tags unknown, unclosed, stray, nested or cut short; @names that no reference answers to; an empty prompt.
     Warnings: empty spans; references offered that the prompt does not mention.
@@ -69,9 +70,9 @@ def check_prompt(prompt: str, names: Collection[str] = ()) -> list[Fault]:
     ]
     mentioned = {mention.name for mention in tree.mentions()}
     issues += [
-        Issue(len(prompt), 0, f"the reference {name} is not mentioned; write @{name} where it belongs", "warning")
+        Issue(len(prompt), 0, f"@{name} is not mentioned; write it where it belongs", "warning")
         for name in names
-        if name not in mentioned
+        if name not in mentioned and name not in implied
     ]
     return [_placed(prompt, issue) for issue in sorted(issues, key=lambda issue: issue.offset)]
 

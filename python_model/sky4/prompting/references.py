@@ -29,11 +29,17 @@ _PROMISED: dict[str, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class ReferenceFile:
-    """One reference: the name without its @, the file, and what kind of thing it is."""
+    """One reference: the name without its @, the file, and what kind of thing it is.
+
+    skip: frames of a video left out at its head, at the clip's rate. implied: it is what the prompt as a whole speaks
+    of, such as the clip being edited, so that the prompt need not mention it.
+    """
 
     name: str
     path: Path
     kind: Kind
+    skip: int = 0
+    implied: bool = False
 
 
 def resolve_references(values: Sequence[str]) -> tuple[ReferenceFile, ...]:
@@ -52,10 +58,15 @@ def resolve_references(values: Sequence[str]) -> tuple[ReferenceFile, ...]:
 def in_prompt_order(references: Sequence[ReferenceFile], prompt: Prompt) -> tuple[ReferenceFile, ...]:
     """The references in the order of their first mention, which is their order on the time axis.
 
-    Those that the prompt does not mention follow in the order given.
+    Of those that it does not mention, implied ones come first, and the others follow in the order given.
     """
     names = [mention.name for mention in prompt.mentions()]
-    return tuple(sorted(references, key=lambda reference: _first(names, reference.name)))
+
+    def place(reference: ReferenceFile) -> int:
+        unmentioned = -1 if reference.implied else len(names)
+        return names.index(reference.name) if reference.name in names else unmentioned
+
+    return tuple(sorted(references, key=place))
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -89,7 +100,3 @@ def _read(value: str) -> ReferenceFile:
 def _usual_name(kind: Kind, name: str) -> str:
     number = "".join(filter(str.isdigit, name))
     return f"{kind}_{number}"
-
-
-def _first(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)

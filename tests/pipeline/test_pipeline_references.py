@@ -1,0 +1,144 @@
+"""References of any size, length and rate, as the towers are given them."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sky4.geometry import ClipGeometry
+from sky4.media import read_video, write_clip
+from sky4.pipeline.given import references, shown_references
+from sky4.pipeline.model_folder import ModelFolder
+from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.validate import warnings
+from sky4.prompting import ReferenceFile, in_prompt_order, parse
+
+REQUEST = ClipRequest(
+    prompt="@video_1", width=48, height=32, frames=9, fps=Fraction(16), steps=1, guidance=1, audio_guidance=1, shift=1
+)
+
+
+class Averaging:
+    """A codec of cells of 8x8x4 that remembers what it was given: one channel, the mean of each cell's red."""
+
+    def __init__(self) -> None:
+        self.given: list[Tensor] = []
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.given.append(pixels)
+        frames = pixels.shape[2]
+        assert (frames - 1) % 4 == 0, "not in whole groups"
+        groups = [pixels[:, :1, :1], *pixels[:, :1, 1:].split(4, dim=2)][: 1 + (frames - 1) // 4]
+        return torch.cat([torch.nn.functional.avg_pool2d(group.mean(2), 8)[:, :, None] for group in groups], dim=2)
+
+
+def geometry_of(request: ClipRequest) -> ClipGeometry:
+    return ClipGeometry(request.width, request.height, (request.frames + 2) // 4 * 4 + 1, request.fps)
+
+
+def film(path: Path, frames: int, size: tuple[int, int] = (48, 32), fps: Fraction = Fraction(16)) -> ReferenceFile:
+    grey = np.linspace(0, 240, frames).astype(np.uint8)
+    write_clip(path, [np.tile(grey[:, None, None, None], (1, size[1], size[0], 3))], None, fps=fps, recipe={})
+    return ReferenceFile("video_1", path, "video")
+
+
+def seen(request: ClipRequest, *files: ReferenceFile) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """(pixels encoded for each, joined latents, what is no padding)."""
+    codec = Averaging()
+    joined, _ = references(files, request, geometry_of(request), codec, None)  # type: ignore[arg-type]
+    assert joined is not None
+    return codec.given, joined.latents, joined.real
+
+
+def levels(pixels: Tensor) -> list[int]:
+    return [round(float(level)) for level in (pixels[0, 0].mean((1, 2)) + 1) * 127.5]
+
+
+@pytest.mark.parametrize(
+    ("has", "wants", "read"),
+    [
+        (30, 9, 9),  # longer: as long as the clip
+        (7, 9, 5),  # shorter: whole groups
+        (3, 9, 1),
+        (11, 11, 13),  # as long as a clip that is no whole groups itself: the last frame is held, as the clip's is
+        (30, 11, 13),
+    ],
+)
+def test_a_film_is_cut_to_the_clip_and_to_whole_groups(tmp_path: Path, has: int, wants: int, read: int) -> None:
+    request = replace(REQUEST, frames=wants)
+    file = film(tmp_path / "v.mkv", has)
+    [pixels], latents, real = seen(request, file)
+    assert pixels.shape == (1, 3, read, 32, 48)
+    assert latents.shape == (1, 1, (read - 1) // 4 + 1, 4, 6)
+    assert real is None
+    own = [round(float(frame.mean())) for frame in read_video(file.path)]
+    expected = (own[:wants] + [own[:wants][-1]] * 4)[:read]
+    assert levels(pixels) == pytest.approx(expected, abs=2)
+
+
+def test_a_film_is_read_at_the_clips_rate_from_where_it_begins(tmp_path: Path) -> None:
+    file = film(tmp_path / "v.mkv", 40, fps=Fraction(32))
+    [pixels], _, _ = seen(REQUEST, replace(file, skip=4))
+    own = [float(frame.mean()) for frame in read_video(file.path)]
+    assert levels(pixels) == pytest.approx(own[8:26:2], abs=8)  # within a frame of the film
+
+
+def test_another_size_keeps_its_proportions_and_the_rest_is_padding(tmp_path: Path) -> None:
+    tall, wide = tmp_path / "tall.png", tmp_path / "wide.png"
+    Image.new("RGB", (40, 80), "white").save(tall)
+    Image.new("RGB", (960, 320), "white").save(wide)
+    files = ReferenceFile("image_1", tall, "image"), ReferenceFile("image_2", wide, "image")
+    given, latents, real = seen(replace(REQUEST, prompt="@image_1 @image_2"), *files)
+    assert [tuple(pixels.shape[-2:]) for pixels in given] == [(32, 16), (16, 48)]
+    assert latents.shape == (1, 1, 2, 4, 6)
+    assert real is not None
+    assert real[0, 0].sum((1, 2)).tolist() == [8, 12]
+    assert bool((latents[~real] == 0).all())
+
+
+@pytest.mark.parametrize("size", [(64, 36), (100, 60), (480, 320), (44, 32)])
+def test_nearly_the_clips_proportions_give_the_clips_own_grid(tmp_path: Path, size: tuple[int, int]) -> None:
+    [pixels], _, real = seen(REQUEST, film(tmp_path / "v.mkv", 9, size))
+    assert pixels.shape[-2:] == (32, 48)
+    assert real is None
+
+
+def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path) -> None:
+    peaks = []
+    for frames in (9, 400):
+        file = film(tmp_path / f"{frames}.mkv", frames, (320, 208))
+        tracemalloc.start()
+        seen(REQUEST, file)
+        shown_references((file,), REQUEST, geometry_of(REQUEST))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 100_000
+
+
+def test_what_the_prompt_as_a_whole_speaks_of_comes_first_unless_it_is_mentioned(tmp_path: Path) -> None:
+    source = ReferenceFile("video_1", tmp_path / "v.mp4", "video", implied=True)
+    other = ReferenceFile("image_1", tmp_path / "a.png", "image")
+
+    def order(prompt: str) -> list[str]:
+        tree = parse(prompt, ["video_1", "image_1"])[0]
+        return [file.name for file in in_prompt_order((source, other), tree)]
+
+    assert order("replace the star by @image_1") == ["video_1", "image_1"]
+    assert order("put @image_1 into @video_1") == ["image_1", "video_1"]
+    assert order("in rain") == ["video_1", "image_1"]
+
+
+def test_only_what_the_prompt_should_mention_is_missed_in_it(nano_model: Path, tmp_path: Path) -> None:
+    folder = ModelFolder.read(nano_model)
+    file = film(tmp_path / "v.mkv", 9)
+    plain = replace(REQUEST, prompt="in rain", references=(file,))
+    assert any("video_1 is not mentioned" in said for said in warnings(plain, folder))
+    assert warnings(replace(plain, references=(replace(file, implied=True),)), folder) == []
