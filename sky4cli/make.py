@@ -63,14 +63,20 @@ def make_clips(
     load_libraries()
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.generate import generate_clips
+    from sky4.pipeline.seams import SeamMeter
 
     components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
-        written = clip.save(path, force=force, progress=reporter.stage)
+        meter = SeamMeter(clip.seams, clip.given, clip.fps)
+        written = clip.save(path, force=force, progress=reporter.stage, watch=meter)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
+        seams = meter.report()
+        if seams is not None:
+            reporter.result(f"  {seams.line()}")
+            record |= seams.values()
         if clip.request.canvas is not None:
             record["kept"] = _kept(written, clip, reporter)
         clips.append(clip)

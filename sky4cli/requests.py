@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sky4.errors import RequestError
-from sky4.media import probe_image, probe_video
+from sky4.media import output_format, probe_image, probe_video
 from sky4.pipeline.model_folder import Defaults, ModelFolder
-from sky4.pipeline.request import ClipRequest, Outputs, Sampler
+from sky4.pipeline.request import Canvas, ClipRequest, Outputs, Sampler
 from sky4.prompting.references import kind_of
 from sky4cli.options import parse_number, parse_size, parse_start
 
@@ -135,6 +135,16 @@ def source_shape(source: SourceFile, size: str | None, folder: ModelFolder) -> S
     """What the model works at for this file: --size, else about the model's own area with the file's proportions."""
     width, height = parse_size(size) if size is not None else folder.size_like(source.width, source.height)
     return Shape(width, height, source.frames, source.fps)
+
+
+def canvas_for(width: int, height: int, out: Path) -> tuple[Canvas, tuple[str, ...]]:
+    """The canvas of that size in a file of the output's format, and what is worth saying where it becomes smaller."""
+    chosen = output_format(out)
+    if not chosen.muxer or not (width % 2 or height % 2):
+        return Canvas(width, height), ()
+    even = width // 2 * 2, height // 2 * 2
+    cut = f"{width}x{height} is cut to {even[0]}x{even[1]} at the right and the bottom; a PNG folder keeps it"
+    return Canvas(*even), (f"{chosen.name} holds even sizes only: {cut}",)
 
 
 def outputs_for(out: Path, only: Literal["video", "audio", "still"] | None) -> Outputs:

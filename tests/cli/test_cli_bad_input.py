@@ -292,7 +292,7 @@ def test_an_interrupt_while_decoding_leaves_no_file(refused: Refused, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sky4.pipeline.clip.to_frames", interrupted)
+    monkeypatch.setattr("sky4.pipeline.windows.to_frames", interrupted)
     assert "interrupted" in refused(code=130)
 
 

@@ -16,11 +16,11 @@ from sky4.diffusion.noise import noise
 from sky4.errors import RequestError, Sky4Failure
 from sky4.inputs import TowerInput
 from sky4.media import read_audio, read_image, read_recipe, read_video, write_clip
-from sky4.pipeline.clip import to_frames
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip, generate_clips
 from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.windows import to_frames
 from sky4.prompting import ReferenceFile
 
 PLAIN = ClipRequest(

@@ -13,7 +13,7 @@ import pytest
 from sky4.errors import RequestError
 from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion, MaskFile, parse_box, parse_pad, parse_span
-from sky4.pipeline.request import Canvas, ClipRequest, Source
+from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.prompting import ReferenceFile
 
 PLAIN = ClipRequest(
@@ -42,6 +42,7 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
         references=(ReferenceFile("image_1", Path("/c.png"), "image"),),
         enhanced_from="rot",
         canvas=Canvas(65, 49),
+        segments=Segments(frames=9, overlap=5, backward=True),
         soundtrack=Soundtrack(Path("/f.mp4"), Fraction(1, 3), 0.25),
     )
     driven = replace(PLAIN, audio=Path("/d.wav"))

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sky4.pipeline.clip import Clip, to_frames
+from sky4.pipeline.clip import Clip
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
 from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.windows import to_frames
 from sky4.world.contact_sheet import Row, contact_sheet, pick_frames
 from sky4.world.evaluate import Measure, MeasuredClip, Prompt, measure_clip, psnr, report, summarise
 from sky4.world.render import render_video

@@ -115,7 +115,9 @@ def _check_span(flag: str, start: Fraction, end: Fraction, text: str, footage: F
     first, last = footage.seconds(0), footage.seconds(footage.frames)
     if end <= first or start >= last:
         part = f"{float(first):.2f} to {float(last):.2f} s"
-        raise RequestError(f"{flag} {text} lies outside of what is taken of '{source}', {part}; mend --from or --seconds")
+        raise RequestError(
+            f"{flag} {text} lies outside of what is taken of '{source}', {part}; mend --from or --seconds"
+        )
 
 
 def _check_file(file: MaskFile, region: EditRegion, footage: Footage, source: Path) -> None:

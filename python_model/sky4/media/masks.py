@@ -8,7 +8,6 @@ source's picture as displayed, times are seconds of the source's file.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path

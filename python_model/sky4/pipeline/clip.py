@@ -6,13 +6,13 @@ Legend: C latent channels, T latent frames, h w latent grid, T_a audio tokens, f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from sky4 import __version__
 from sky4.diffusion.sampler import State
-from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.media import (
     Sound,
@@ -37,24 +36,45 @@ from sky4.media import (
 from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.given import padded
-from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.joining import FADE_SECONDS, joined
+from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.segments import whole_source
+from sky4.pipeline.windows import Frames, MadeWindow, sample_at, source_sound
 
 RECIPE_VERSION = 1
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 
 
+class Watch(Protocol):
+    """Looks on while a clip is written."""
+
+    def frames(self, chunks: Iterator[Frames]) -> Iterator[Frames]:
+        """The same chunks [f, H, W, 3]."""
+        ...
+
+    def sound(self, wave: NDArray[np.float32] | None, sample_rate: int) -> None:
+        """The wave [2, S]; None where none is written."""
+        ...
+
+
 @dataclass(frozen=True)
 class Clip:
-    """One clip of a request of one variation.
-
-    latents: (video [1, C, T, h, w], audio [1, T_a, C]), None where the tower did not run.
-    """
+    """One clip of a request of one variation. geometry: of one window. windows: in the order of making."""
 
     request: ClipRequest
     geometry: ClipGeometry
     components: Components
-    latents: State
+    windows: tuple[MadeWindow, ...]
+
+    @cached_property
+    def latents(self) -> State:
+        """(video [1, C, T, h, w], audio [1, T_a, C]) of all windows, one behind the other in the order of making.
+
+        None where the tower did not run.
+        """
+        video, audio = zip(*(made.latents for made in self.windows), strict=True)
+        return _behind_one_another(video, 2), _behind_one_another(audio, 1)
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -77,7 +97,27 @@ class Clip:
     def _source(self) -> VideoFacts | None:
         return None if self.request.video is None else probe_video(self.request.video)
 
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
+    @property
+    def _pieces(self) -> list[Source | MadeWindow]:
+        """What follows one another in the clip: the source that it extends, if any, and the windows."""
+        source = whole_source(self.request)
+        pieces: list[Source | MadeWindow] = [*self.windows] if source is None else [source, *self.windows]
+        return pieces[::-1] if self.windows[0].window.backward else pieces
+
+    @property
+    def given(self) -> range:
+        """The frames that a source gives whole, so that the model does not make them."""
+        source = whole_source(self.request)
+        begin = 0 if source is None else self.request.start_of(source)
+        return range(begin, begin + (0 if source is None else source.frames))
+
+    @property
+    def seams(self) -> list[int]:
+        """The frames with which another piece of the clip begins."""
+        begins = {made.window.begins for made in self.windows} | {self.given.start, self.given.stop}
+        return sorted(frame for frame in begins if 0 < frame < self.frame_count)
+
+    def frames(self) -> Iterator[Frames]:
         """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a
         canvas, laid into the sources' own frames."""
         if self._source is not None and self.request.video is not None:
@@ -96,30 +136,27 @@ class Clip:
         """How far what is kept of the sources was changed, of the frames asked for last, before any encoding."""
         return Change()
 
-    def _made(self) -> Iterator[NDArray[np.uint8]]:
+    def _made(self) -> Iterator[Frames]:
         """Chunks [f, h, w, 3] of the size that the model works at."""
-        latents, left = self.latents[0], self.frame_count
-        assert latents is not None, "no picture was asked for"
-        for chunk in self.components.video_codec.decode(latents):
-            frames = to_frames(chunk)[:left]  # the model makes 4n+1 frames; what was not asked for is cut off
-            left -= len(frames)
-            if len(frames):
-                yield frames
+        for piece in self._pieces:
+            if isinstance(piece, MadeWindow):
+                yield from piece.frames(self.components, *piece.window.shown)
+            else:  # the source's own frames cover whatever stands here
+                yield from repeat(np.zeros((1, 1, 1, 3), np.uint8), piece.frames)
 
     def audio(self) -> NDArray[np.float32]:
-        """The sound [2, S], exactly as long as the picture; a given sound is its own."""
-        samples = round(self.request.seconds * self.geometry.sample_rate)
-        if self.request.audio is not None:
-            return padded(
-                read_audio(self.request.audio, float(self.request.seconds), self.geometry.sample_rate), samples
-            )
-        latents = self.latents[1]
-        assert latents is not None, "no sound was asked for"
-        with torch.inference_mode():
-            wave = self.components.audio_codec.decode(latents, self.geometry.audio_samples)[0].float().cpu()
-        if not bool(wave.isfinite().all()):
-            raise Sky4Failure("the decoded sound is not finite, so nothing was saved; compute with --dtype float32")
-        return padded(np.asarray(wave.numpy(), np.float32), samples)
+        """The sound [2, S], exactly as long as the picture; a given sound is its own, and so is a source's."""
+        request, geometry = self.request, self.geometry
+        samples = sample_at(request.frames, request, geometry)
+        if request.audio is not None:
+            return padded(read_audio(request.audio, float(request.seconds), geometry.sample_rate), samples)
+        sounds = [
+            source_sound(piece, request, geometry)
+            if isinstance(piece, Source)
+            else piece.sound(self.components.audio_codec, request, geometry)
+            for piece in self._pieces
+        ]
+        return joined(sounds, samples, round(FADE_SECONDS * geometry.sample_rate))
 
     def sound(self) -> Sound | None:
         """What is heard under the picture: the made sound, the source's own, or both; None for silence."""
@@ -153,13 +190,23 @@ class Clip:
             "latents": self.checksums,
         }
 
-    def save(self, path: Path, *, force: bool = False, progress: Progress | None = None) -> WrittenClip:
-        """Decode into `path`, in the format of its suffix. RequestError, Sky4Failure as `media.write_clip`."""
+    def save(
+        self, path: Path, *, force: bool = False, progress: Progress | None = None, watch: Watch | None = None
+    ) -> WrittenClip:
+        """Decode into `path`, in the format of its suffix. RequestError, Sky4Failure as `media.write_clip`.
+
+        watch: sees frames and sound as they are written.
+        """
         request = self.request
+        frames = _told(self.frames(), self.frame_count, progress) if request.wants_video else None
+        sound = self.sound()
+        if watch is not None:
+            frames = None if frames is None else watch.frames(frames)
+            watch.sound(sound if isinstance(sound, np.ndarray) else None, self.geometry.sample_rate)
         return write_clip(
             path,
-            _told(self.frames(), self.frame_count, progress) if request.wants_video else None,
-            self.sound(),
+            frames,
+            sound,
             fps=self.fps,
             recipe=self.recipe(),
             sample_rate=self.geometry.sample_rate,
@@ -182,15 +229,12 @@ def file_digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
-def to_frames(chunk: Tensor) -> NDArray[np.uint8]:
-    """Pixels [1, 3, f, H, W] in [-1, 1] to frames [f, H, W, 3]. Sky4Failure where they are not finite."""
-    if not bool(chunk.isfinite().all()):
-        raise Sky4Failure("the decoded picture is not finite, so nothing was saved; compute with --dtype float32")
-    frames = chunk[0].permute(1, 2, 3, 0).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.asarray(frames.cpu().contiguous().numpy(), np.uint8)
+def _behind_one_another(latents: Sequence[Tensor | None], axis: int) -> Tensor | None:
+    made = [part for part in latents if part is not None]
+    return None if not made else made[0] if len(made) == 1 else torch.cat(made, axis)
 
 
-def _told(chunks: Iterator[NDArray[np.uint8]], total: int, progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+def _told(chunks: Iterator[Frames], total: int, progress: Progress | None) -> Iterator[Frames]:
     done = 0
     for chunk in chunks:
         yield chunk

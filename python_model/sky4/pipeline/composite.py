@@ -44,9 +44,7 @@ class Change:
         return self.total / self.values if self.values else 0.0
 
 
-def composite(
-    made: Iterator[NDArray[np.uint8]], request: ClipRequest, change: Change
-) -> Iterator[NDArray[np.uint8]]:
+def composite(made: Iterator[NDArray[np.uint8]], request: ClipRequest, change: Change) -> Iterator[NDArray[np.uint8]]:
     """Chunks of made frames [f, h, w, 3] to chunks [f, H, W, 3] on the request's canvas, in the same order.
 
     What is kept has the sources' own bytes; `change` is told how far that holds.

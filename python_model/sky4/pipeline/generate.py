@@ -1,6 +1,7 @@
 """From a request to a clip: the one centre of every task.
 
-text -> keep mask, condition latents, references -> sampling -> latents, from which frames and sound are decoded.
+text -> keep mask, condition latents, references -> sampling -> latents, from which frames and sound are decoded; in
+windows that continue one another where the request says so, else in one.
 
 Legend: B = 1, C latent channels, T latent frames, h w latent grid, T_a audio tokens, F frames, S samples.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sky4.conditioning.inpaint import restore_kept
+from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Modality, State, sample, schedule
@@ -25,10 +26,12 @@ from sky4.inputs import TextInput
 from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import given_audio, given_video, references, shown_references, video_condition
+from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
 from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.validate import validate
 from sky4.pipeline.velocity import Conditions, model_velocity
+from sky4.pipeline.windows import Frames, MadeWindow, continued_on, overlap_of_source
 from sky4.prompting import in_prompt_order, parse
 
 
@@ -48,46 +51,81 @@ def generate_clips(request: ClipRequest, components: Components, progress: Progr
     say = progress or _silent
     geometry = validate(request, components.folder)
     with _computing(components, request):
-        start = _start(request, geometry, components, say)
+        shared = _shared(request, geometry, components, say)
     for index in range(request.variations):
         one = request.variation(index)
         with _computing(components, request):
-            latents = _sampled(one, geometry, start, components, say)
-        yield Clip(one, geometry, components, latents)
+            made = _windows(one, geometry, shared, components, say)
+        yield Clip(one, geometry, components, made)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What all variations share: the conditions, and the latents of the modality that is given whole."""
+def _windows(
+    request: ClipRequest, geometry: ClipGeometry, shared: Conditions, components: Components, say: Progress
+) -> tuple[MadeWindow, ...]:
+    """The clip's windows, each continuing what is shown of the one before, or of the source that the clip extends."""
+    windows = plan(request, geometry)
+    shows = request.wants_video and request.video is None  # else there are no made pictures to continue
+    overlap = request.segments.overlap if request.segments is not None and shows else 0
+    kept = overlap_of_source(request, geometry) if shows else None
+    made: list[MadeWindow] = []
+    for window in windows:
+        given = _given(window, kept, request, geometry, components, say)
+        latents = _sampled(window, given, shared, request, geometry, components, say)
+        last = window.index + 1 == len(windows)
+        one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
+        made.append(one)
+    return tuple(made)
 
-    conditions: Conditions
-    video: Tensor | None
-    audio: Tensor | None
 
-
-def _start(request: ClipRequest, geometry: ClipGeometry, components: Components, say: Progress) -> _Start:
+def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components, say: Progress) -> Conditions:
+    """What all variations and windows share: the texts and the references."""
     say("reading the prompt", 0, 1)
     files = in_prompt_order(request.references, parse(request.prompt, [file.name for file in request.references])[0])
     texts = _texts(request, geometry, components)
     say("reading the prompt", 1, 1)
-    say("conditions", 0, 1)
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
     seen, heard = references(files, request, geometry, video_codec, audio_codec)
     scale = geometry.audio_rope_scale_for(components.transformer.config.audio_clock) if audio_codec else None
-    conditions = Conditions(
+    return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
-        condition=None if video_codec is None else video_condition(request, geometry, video_codec),
+        condition=None,
         video_noise=None,
         video_references=seen,
         audio_references=heard,
         rope_scale=scale,
         patch=geometry.patch,
     )
-    video = given_video(request.video, request, geometry, video_codec) if request.video and video_codec else None
-    audio = given_audio(request.audio, geometry, audio_codec) if request.audio and audio_codec else None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a window is given: kept latents and their mask, and the latents of the modality that is given whole."""
+
+    condition: VideoCondition | None
+    video: Tensor | None
+    audio: Tensor | None
+
+
+def _given(
+    window: Window,
+    kept: Frames | None,
+    request: ClipRequest,
+    geometry: ClipGeometry,
+    components: Components,
+    say: Progress,
+) -> _Given:
+    say("conditions", 0, 1)
+    condition = video = audio = None
+    if request.runs_video:
+        continued = None if kept is None else Continued(kept, window.backward)
+        condition = video_condition(in_window(request, window), geometry, components.video_codec, continued)
+    if request.video is not None:
+        video = given_video(request.video, request, geometry, components.video_codec, window.first)
+    if request.audio is not None:
+        audio = given_audio(request.audio, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
-    return _Start(conditions, video, audio)
+    return _Given(condition, video, audio)
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:
@@ -100,28 +138,36 @@ def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components)
 
 
 def _sampled(
-    request: ClipRequest, geometry: ClipGeometry, start: _Start, components: Components, say: Progress
+    window: Window,
+    given: _Given,
+    shared: Conditions,
+    request: ClipRequest,
+    geometry: ClipGeometry,
+    components: Components,
+    say: Progress,
 ) -> State:
     """(video latents [1, C, T, h, w], audio latents [1, T_a, C]), float32; None where a tower does not run."""
     model, device = components.transformer, components.device
     video_noise = audio_noise = None
     if request.runs_video:
         shape = (model.config.video_channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
-        video_noise = noise(shape, request.seed, "video", 0)[None].to(device)
+        video_noise = noise(shape, request.seed, "video", window.index)[None].to(device)
     if request.runs_audio:
-        audio_noise = noise((geometry.audio_tokens, model.config.audio_channels), request.seed, "audio", 0)[None].to(
-            device
-        )
+        tokens = (geometry.audio_tokens, model.config.audio_channels)
+        audio_noise = noise(tokens, request.seed, "audio", window.index)[None].to(device)
     guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
-    held: Modality | None = "video" if start.video is not None else "audio" if start.audio is not None else None
-    conditions = replace(start.conditions, video_noise=video_noise, held=held)
-    say("sampling", 0, request.steps)
+    held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
+    conditions = replace(
+        shared, condition=given.condition, video_noise=video_noise, held=held, start=float(window.time)
+    )
+    stage = f"sampling {window.index + 1}" if window.index else "sampling"
+    say(stage, 0, request.steps)
     video, audio = sample(
         guided(model_velocity(model, conditions), guidance),
-        (video_noise if start.video is None else start.video, audio_noise if start.audio is None else start.audio),
+        (video_noise if given.video is None else given.video, audio_noise if given.audio is None else given.audio),
         schedule(request.steps, request.shift, hold=held),
         request.sampler,
-        on_step=lambda step, steps, _: say("sampling", step, steps),
+        on_step=lambda step, steps, _: say(stage, step, steps),
     )
     if video is not None and conditions.condition is not None:
         video = restore_kept(video, conditions.condition)

@@ -5,6 +5,7 @@ Legend: B = 1, C latent channels, T latent frames, F pixel frames, H W pixels, h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -30,14 +31,27 @@ from sky4.pipeline.request import ClipRequest, Source
 from sky4.prompting.references import ReferenceFile
 
 
-def video_condition(request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> VideoCondition:
-    """The condition latents I and the keep mask M that the request's sources amount to."""
+@dataclass(frozen=True)
+class Continued:
+    """Frames [F, H, W, 3] at the working size that a window keeps: its first ones, or its last where it leads up to
+    them. F = 4n + 1, as the codec groups frames."""
+
+    frames: NDArray[np.uint8]
+    backward: bool = False
+
+
+def video_condition(
+    request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, continued: Continued | None = None
+) -> VideoCondition:
+    """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to."""
     black = codec.black(geometry.frames, geometry.height, geometry.width)
-    if not request.sources:
+    if not request.sources and continued is None:
         return unconditioned(black)
     latents, keep = black.clone(), torch.zeros_like(black[:, :1])
-    for source in request.sources:
-        first, encoded, kept = _source_latents(source, request, geometry, codec)
+    parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
+    if continued is not None:
+        parts.append(_continued_latents(continued, geometry, codec))
+    for first, encoded, kept in parts:
         cells = slice(first, first + encoded.shape[2])
         latents[:, :, cells] = torch.where(kept > 0.5, encoded, latents[:, :, cells])
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
@@ -54,9 +68,7 @@ def _source_latents(
     The codec is causal and its first latent frame stands alone, so what begins later is encoded behind a lead of one
     held frame, whose latent is dropped.
     """
-    start = source.start if source.start >= 0 else request.frames + source.start
-    if start < 0 or start + source.frames > request.frames:
-        raise RequestError(f"{source.flag} {source.path} reaches outside the clip's {request.frames} frames")
+    start = request.start_of(source)
     frames, kept = source_frames(source, request, geometry)
     step = geometry.temporal_compression
     first, last = _group(start, step), _group(start + source.frames - 1, step)
@@ -69,6 +81,14 @@ def _source_latents(
     encoded = codec.encode(to_pixels(held))
     keep = keep_where(torch.from_numpy(kept)[None, None], geometry.spatial_compression, step)
     return first, encoded[:, :, lead:], keep[:, :, lead:].to(encoded)
+
+
+def _continued_latents(continued: Continued, geometry: ClipGeometry, codec: VideoCodec) -> tuple[int, Tensor, Tensor]:
+    """As _source_latents. At a window's end, the frame that the codec codes alone leads the others and is dropped."""
+    encoded = codec.encode(to_pixels(continued.frames))
+    encoded = encoded[:, :, 1:] if continued.backward else encoded
+    first = geometry.latent_frames - encoded.shape[2] if continued.backward else 0
+    return first, encoded, torch.ones_like(encoded[:, :1])
 
 
 def _group(frame: int, step: int) -> int:
@@ -99,17 +119,18 @@ def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return np.pad(frames, ((0, max(0, count - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
 
 
-def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec) -> Tensor:
-    """Latents [1, C, T, h, w] of a clip that is given whole."""
+def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, first: int = 0) -> Tensor:
+    """Latents [1, C, T, h, w] of a window, from frame `first` on, of a clip that is given whole."""
     size = geometry.width, geometry.height
-    return codec.encode(to_pixels(hold_last(read_video(path, request.fps, size, geometry.frames), geometry.frames)))
+    frames = np.stack(list(islice(iterate_video(path, request.fps, size, first), geometry.frames)))
+    return codec.encode(to_pixels(hold_last(frames, geometry.frames)))
 
 
-def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
-    """Latents [1, T_a, C] of a sound that is given whole; silence where it ends before the clip."""
-    return codec.encode(
-        torch.from_numpy(padded(read_audio(path, float(geometry.seconds)), geometry.audio_samples))[None]
-    )
+def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> Tensor:
+    """Latents [1, T_a, C] of a window, from frame `first` on, of a sound that is given whole; silence where it ends."""
+    seconds, begin = float((first + geometry.frames) / geometry.fps), round(first / geometry.fps * geometry.sample_rate)
+    wave = padded(read_audio(path, seconds)[:, begin:], geometry.audio_samples)
+    return codec.encode(torch.from_numpy(wave)[None])
 
 
 def padded(wave: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ Sampler = Literal["euler", "heun", "unipc"]
 
 VERSION = 1  # of the recipe's request; raised when a field changes its meaning
 MAX_FRAMES = 4096
+MAX_JOINED_FRAMES = 65_536  # of a clip made in windows, which never lies in memory whole
 MAX_SIDE = 8192
 
 
@@ -56,6 +57,27 @@ class Canvas:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """The clip is made in windows of `frames` pixel frames, each keeping `overlap` frames of what was there before.
+
+    Windows follow each other from the clip's start, or from the end of a source that gives its start whole. backward:
+    each lies before the last one, from the start of a source that gives the clip's end, towards the clip's start.
+    """
+
+    frames: int
+    overlap: int
+    backward: bool = False
+
+    def __post_init__(self) -> None:
+        _within("--overlap", "number of kept frames", self.overlap, 1, MAX_FRAMES - 1)
+        _within("--window", "number of frames of a window", self.frames, 2, MAX_FRAMES)
+        _require(
+            self.overlap < self.frames,
+            f"--overlap {self.overlap} leaves nothing to make of --window {self.frames}; lower one or raise the other",
+        )
+
+
+@dataclass(frozen=True)
 class ClipRequest:
     """Everything that decides a clip but the weights. Raises RequestError, naming flag, value and remedy.
 
@@ -82,13 +104,15 @@ class ClipRequest:
     references: tuple[ReferenceFile, ...] = ()
     enhanced_from: str = ""
     canvas: Canvas | None = None
+    segments: Segments | None = None
     soundtrack: Soundtrack | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
         _within("--size", "width", self.width, 1, MAX_SIDE)
         _within("--size", "height", self.height, 1, MAX_SIDE)
-        _within("--frames", "number of frames", self.frames, 1, MAX_FRAMES)
+        longest = MAX_FRAMES if self.segments is None else MAX_JOINED_FRAMES
+        _within("--frames", "number of frames", self.frames, 1, longest)
         _within("--steps", "number of steps", self.steps, 1, 1000)
         _within("--seed", "seed", self.seed, 0, 2**63 - 1)
         _within("--variations", "number of variations", self.variations, 1, 10_000)
@@ -118,6 +142,12 @@ class ClipRequest:
             _require(self.frames == 1, f"--only still makes 1 frame, got {self.frames}; drop --frames and --seconds")
         if self.frames == 1:
             _require("--last-image" not in given, "--last-image needs a clip of 2 frames or more; raise --frames")
+        for source in self.sources:
+            start = self.start_of(source)
+            _require(
+                start >= 0 and source.frames >= 1 and source.skip >= 0 and start + source.frames <= self.frames,
+                f"{source.flag} {source.path} reaches outside the clip's {self.frames} frames",
+            )
         if self.negative_prompt:
             weights = [self.guidance] * (self.outputs != "audio") + [self.audio_guidance] * self.wants_audio
             _require(
@@ -129,6 +159,10 @@ class ClipRequest:
             _within("--pad", "canvas's height", self.canvas.height, 1, MAX_SIDE)
         edited = [source.flag for source in self.sources if source.region is not None]
         _require(self.canvas is not None or not edited, f"{' and '.join(edited)}: a region needs a canvas to lie on")
+        _require(
+            self.segments is None or not edited,
+            f"{' and '.join(edited)}: a region is made anew in one window; take a shorter part of the clip",
+        )
         names = [reference.name for reference in self.references]
         twice = next((name for name in names if names.count(name) > 1), None)
         _require(twice is None, f"--ref {twice} is given twice; choose another name for one of them")
@@ -162,6 +196,10 @@ class ClipRequest:
     def runs_audio(self) -> bool:
         """Whether the audio tower runs."""
         return self.wants_audio or self.audio is not None
+
+    def start_of(self, source: Source) -> int:
+        """The frame of the clip on which a source begins."""
+        return source.start if source.start >= 0 else self.frames + source.start
 
     @property
     def seconds(self) -> Fraction:

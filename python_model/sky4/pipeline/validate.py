@@ -13,23 +13,26 @@ from sky4.media.mask_frames import check_region
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.segments import check_segments
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
 
 
 def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
-    """Check the request against the model and its input files; returns the sizes of what the model makes.
+    """Check the request against the model and its input files; returns the sizes of what the model makes at once.
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
     require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
         require_clean(request.negative_prompt, request.names)
-    geometry = model.geometry(request.width, request.height, request.frames, request.fps)
+    frames = request.frames if request.segments is None else request.segments.frames
+    geometry = model.geometry(request.width, request.height, frames, request.fps)
+    check_segments(request, geometry)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
-            f"--frames {request.frames} at {request.fps} frames a second is shorter than the least sound of "
+            f"--frames {frames} at {request.fps} frames a second is shorter than the least sound of "
             f"{geometry.hop} samples; ask for more frames, or --only video"
         )
     _check_files(request)
@@ -43,9 +46,7 @@ def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
     said = [str(fault) for fault in faults if fault.severity == "warning"]
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
-        said.append(
-            f"{given} references are given and the model was trained with up to {trained}; it may mix them"
-        )
+        said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
     if request.frames > model.defaults.frames:
         said.append(
             f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "

@@ -34,6 +34,7 @@ class Conditions:
     """What stays the same over the steps.
 
     video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
+    start: where the window lies on the running time axis of a clip that is made in several, in latent frames.
     """
 
     texts: Mapping[Prompt, TextInput]
@@ -44,6 +45,7 @@ class Conditions:
     rope_scale: Fraction | None
     patch: int
     held: Modality | None = None
+    start: float = 0.0
 
 
 def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:
@@ -66,7 +68,9 @@ def _video_input(noisy: Tensor | None, t: float, given: Conditions, copies: int)
     noisy = on_path(noisy, given.video_noise, condition, t)
     seen = given.video_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
-    return assemble_video(noisy, condition, seen and seen.repeat(copies), timestep, patch=given.patch)
+    return assemble_video(
+        noisy, condition, seen and seen.repeat(copies), timestep, patch=given.patch, start=given.start
+    )
 
 
 def _audio_input(noisy: Tensor | None, t: float, given: Conditions) -> TowerInput | None:
@@ -75,7 +79,7 @@ def _audio_input(noisy: Tensor | None, t: float, given: Conditions) -> TowerInpu
     assert given.rope_scale is not None
     heard = given.audio_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
-    return assemble_audio(noisy, heard and heard.repeat(len(noisy)), timestep, given.rope_scale)
+    return assemble_audio(noisy, heard and heard.repeat(len(noisy)), timestep, given.rope_scale, start=given.start)
 
 
 def _seen(

@@ -1,0 +1,117 @@
+"""The windows that a clip is made in: where each lies, what it keeps of what was there before, what of it is shown.
+
+Every clip is made in windows; without `request.segments` it is one. Frames are pixel frames. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sky4.errors import RequestError
+from sky4.geometry import ClipGeometry
+from sky4.pipeline.request import ClipRequest, Source
+
+
+@dataclass(frozen=True)
+class Window:
+    """`size` frames that the model makes at once, from the clip's frame `first` on.
+
+    index: in the order of making. first: below 0 where a backward window reaches past the clip's start. keeps: so many
+    of its frames were there before, at its head, or at its tail if it is made backward. shown: (begin, end) of its own
+    frames that become the clip's. time: of its first latent frame on the running time axis, in latent frames.
+    """
+
+    index: int
+    first: int
+    size: int
+    keeps: int
+    shown: tuple[int, int]
+    time: int
+    backward: bool
+
+    @property
+    def begins(self) -> int:
+        """The clip's frame that its first shown one is."""
+        return self.first + self.shown[0]
+
+    def strength(self, frame: int) -> float:
+        """How much of a correction at the seam its frame gets: 1 where it keeps, falling to 0 at its far end."""
+        beyond = (self.size - 1 - frame if self.backward else frame) - self.keeps
+        return min(1.0, 1.0 - beyond / (self.size - self.keeps))
+
+
+def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
+    """The request's windows in the order of making; geometry is that of one window.
+
+    Empty where a source gives the whole clip. In the overlap of two windows the one made earlier is shown.
+    """
+    segments = request.segments
+    overlap = 0 if segments is None else segments.overlap
+    backward = segments is not None and segments.backward
+    source = whole_source(request)
+    size, known = geometry.frames, 0 if source is None else source.frames
+    windows: list[Window] = []
+    while known < request.frames:  # counted from the end where windows are made backward
+        keeps = overlap if known else 0
+        begin, made = known - keeps, min(size, request.frames - known + keeps)
+        pace = len(windows) * ((size - overlap) // geometry.temporal_compression)
+        windows.append(
+            Window(
+                index=len(windows),
+                first=request.frames - begin - size if backward else begin,
+                size=size,
+                keeps=keeps,
+                shown=(size - made, size - keeps) if backward else (keeps, made),
+                time=-pace if backward else pace,
+                backward=backward,
+            )
+        )
+        known = begin + made
+    return tuple(windows)
+
+
+def whole_source(request: ClipRequest) -> Source | None:
+    """The source that gives the clip's start whole (its end, backward), long enough for a window to keep the overlap.
+
+    Its frames are written as they are, on the canvas. None without segments or without a canvas.
+    """
+    segments = request.segments
+    if segments is None or request.canvas is None:
+        return None
+    for source in request.sources:
+        start = request.start_of(source)
+        at_seam = start + source.frames == request.frames if segments.backward else start == 0
+        if at_seam and source.frames >= segments.overlap:
+            return source
+    return None
+
+
+def in_window(request: ClipRequest, window: Window) -> ClipRequest:
+    """The request for one window alone: the sources shifted into it, what lies outside cut off."""
+    frames = min(window.size, request.frames - window.first)
+    sources = (_shifted(source, request, window.first, frames) for source in request.sources)
+    whole = whole_source(request)  # of which the overlap alone concerns a window, and that is given to it as frames
+    inside = tuple(moved for source, moved in zip(request.sources, sources, strict=True) if moved and source != whole)
+    return replace(request, frames=frames, sources=inside, segments=None)
+
+
+def _shifted(source: Source, request: ClipRequest, first: int, frames: int) -> Source | None:
+    start = request.start_of(source) - first
+    begin, end = max(0, start), min(frames, start + source.frames)
+    return replace(source, start=begin, frames=end - begin, skip=source.skip + begin - start) if begin < end else None
+
+
+def check_segments(request: ClipRequest, geometry: ClipGeometry) -> None:
+    """RequestError for windows that the codec cannot cut, and for a clip of which nothing is left to make."""
+    segments, step = request.segments, geometry.temporal_compression
+    if segments is None:
+        return
+    for flag, frames in (("--window", segments.frames), ("--overlap", segments.overlap)):
+        below = frames - (frames - 1) % step
+        if below != frames:
+            nearest = f"{below} or {below + step}"
+            raise RequestError(f"{flag} {frames} is not {step}n + 1 frames, as the codec wants; nearest: {nearest}")
+    if segments.backward and segments.overlap <= step:
+        raise RequestError(f"--overlap {segments.overlap} holds no whole group of {step}; use {step + 1} or more")
+    if not plan(request, geometry):
+        raise RequestError(f"--frames {request.frames}: the source gives all of them; ask for more --seconds")

@@ -1,0 +1,134 @@
+"""A made window: its latents, the frames and sound that they decode to, and what the next window keeps of them.
+
+Legend: C latent channels, T latent frames, h w latent grid, T_a audio tokens, f frames of a chunk, F frames, S samples.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sky4.diffusion.sampler import State
+from sky4.encoders.protocols import AudioCodec
+from sky4.errors import Sky4Failure
+from sky4.geometry import ClipGeometry
+from sky4.media import probe_video, read_audio
+from sky4.pipeline.components import Components
+from sky4.pipeline.given import padded, source_frames
+from sky4.pipeline.joining import ColourMatch, SoundPiece
+from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.segments import Window, whole_source
+
+Frames = NDArray[np.uint8]  # [f, H, W, 3]
+
+
+@dataclass(frozen=True)
+class MadeWindow:
+    """latents: (video [1, C, T, h, w], audio [1, T_a, C]), None where the tower did not run.
+
+    match: what gives its frames the colours of those that it keeps; None where it keeps none.
+    """
+
+    window: Window
+    latents: State
+    match: ColourMatch | None = None
+
+    def frames(self, components: Components, begin: int, end: int) -> Iterator[Frames]:
+        """Its own frames [begin, end) in chunks [f, H, W, 3], decoded as they are asked for and matched in colour."""
+        latents = self.latents[0]
+        assert latents is not None, "no picture was asked for"
+        at = 0
+        for chunk in components.video_codec.decode(latents):
+            first, at = at, at + chunk.shape[2]
+            frames = to_frames(chunk[:, :, max(0, begin - first) : max(0, end - first)])
+            if len(frames):
+                yield self.matched(frames, max(begin, first))
+            if at >= end:
+                return
+
+    def matched(self, frames: Frames, first: int) -> Frames:
+        """Decoded frames, the first of which is its own frame `first`, in the colours of what it continues."""
+        if self.match is None:
+            return frames
+        return self.match.apply(frames, [self.window.strength(first + index) for index in range(len(frames))])
+
+    def sound(self, codec: AudioCodec, request: ClipRequest, geometry: ClipGeometry) -> SoundPiece:
+        """Its sound where the clip has it, as long as whole audio tokens last. Sky4Failure where it is not finite."""
+        latents = self.latents[1]
+        assert latents is not None, "no sound was asked for"
+        with torch.inference_mode():
+            wave = codec.decode(latents, geometry.audio_samples)[0, :, : geometry.audio_tokens * geometry.hop]
+        if not bool(wave.isfinite().all()):
+            raise Sky4Failure("the decoded sound is not finite, so nothing was saved; compute with --dtype float32")
+        begin, end = (self.window.first + frame for frame in self.window.shown)
+        return SoundPiece(
+            np.asarray(wave.float().cpu().numpy(), np.float32),
+            sample_at(self.window.first, request, geometry),
+            sample_at(begin, request, geometry),
+            sample_at(end, request, geometry),
+        )
+
+
+def sample_at(frame: int, request: ClipRequest, geometry: ClipGeometry) -> int:
+    """The sample of the sound that is heard when a frame of the clip appears."""
+    return round(frame / request.fps * geometry.sample_rate)
+
+
+def source_sound(source: Source, request: ClipRequest, geometry: ClipGeometry) -> SoundPiece:
+    """The sound of a source that gives its part of the clip whole; silence where it has none."""
+    start = request.start_of(source)
+    begin, end = (sample_at(frame, request, geometry) for frame in (start, start + source.frames))
+    wave = np.zeros((2, 0), np.float32)
+    if probe_video(source.path).has_audio:
+        seconds, skipped = (source.skip + source.frames) / request.fps, sample_at(source.skip, request, geometry)
+        wave = read_audio(source.path, float(seconds), geometry.sample_rate)[:, skipped:]
+    return SoundPiece(padded(wave, end - begin), begin, begin, end, given=True)
+
+
+def overlap_of_source(request: ClipRequest, geometry: ClipGeometry) -> Frames | None:
+    """What the first window keeps of the source that the clip extends: frames [F, H, W, 3] at the working size."""
+    source, segments = whole_source(request), request.segments
+    if source is None or segments is None:
+        return None
+    before = 0 if segments.backward else source.frames - segments.overlap
+    part = replace(source, frames=segments.overlap, skip=source.skip + before)
+    return source_frames(part, request, geometry)[0]
+
+
+def continued_on(
+    made: MadeWindow, kept: Frames | None, overlap: int, components: Components
+) -> tuple[MadeWindow, Frames | None]:
+    """The window in the colours of the frames [F, H, W, 3] that it keeps, and the `overlap` frames the next one keeps.
+
+    Nothing is decoded where neither is wanted. Both ends of the window are held, never all of it.
+    """
+    if kept is None and overlap == 0:
+        return made, None
+    window, keeps = made.window, 0 if kept is None else len(kept)
+    heads, tails = (overlap, keeps) if window.backward else (keeps, overlap)
+    head: list[Frames] = []
+    tail: deque[Frames] = deque(maxlen=tails)
+    for chunk in made.frames(components, 0, window.size if tails else heads):
+        head.extend(chunk[: max(0, heads - len(head))])
+        tail.extend(chunk)
+    if kept is not None:
+        near = np.stack(tail if window.backward else head)
+        made = replace(made, match=ColourMatch.between(near, kept))
+    if overlap == 0:
+        return made, None
+    far, first = (head, 0) if window.backward else (list(tail), window.size - overlap)
+    return made, made.matched(np.stack(far), first)
+
+
+def to_frames(chunk: Tensor) -> Frames:
+    """Pixels [1, 3, f, H, W] in [-1, 1] to frames [f, H, W, 3]. Sky4Failure where they are not finite."""
+    if not bool(chunk.isfinite().all()):
+        raise Sky4Failure("the decoded picture is not finite, so nothing was saved; compute with --dtype float32")
+    frames = chunk[0].permute(1, 2, 3, 0).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.asarray(frames.cpu().contiguous().numpy(), np.uint8)

@@ -1,0 +1,207 @@
+"""`sky4 extend`: a clip continued, or led up to, in rounds; its own frames stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sky4.errors import RequestError
+from sky4cli.options import (
+    AudioGuidance,
+    Backend,
+    Device,
+    Dtype,
+    Enhance,
+    Force,
+    From,
+    Guidance,
+    Json,
+    Model,
+    NegativePrompt,
+    Prompt,
+    Quiet,
+    Ref,
+    Sampler,
+    Seed,
+    Shift,
+    Size,
+    SourceFps,
+    Steps,
+    Variations,
+    parse_number,
+    parse_start,
+)
+
+if TYPE_CHECKING:
+    from sky4.pipeline.model_folder import Defaults, ModelFolder
+    from sky4.pipeline.request import Segments
+    from sky4cli.requests import SourceFile
+
+EXAMPLES = (
+    'sky4 extend clip.mp4 --seconds 2 --prompt "a red circle moves right, on a navy background" -o longer.mp4',
+    'sky4 extend clip.mp4 --to 3 --backward --prompt "a red circle moves right, on a navy background" -o earlier.mp4',
+)
+LONGEST_SECONDS = 600  # of the source, and of what is added: their sound is held in memory
+KEPT_GROUPS = 4  # groups of latent frames that a window keeps of the one before: about a second, as in training
+
+
+def extend(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="The clip to extend; its frames and sound stay.")],
+    prompt: Prompt,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="PATH", help="Output; default: the input's name with -extended, .mp4."),
+    ] = None,
+    seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="How much is added.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="S", help="How long the whole becomes, instead of --seconds.")
+    ] = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Add in front: what came before the clip, instead of what follows.")
+    ] = False,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", metavar="N", help="Frames, 4n+1, that each round keeps of what is there already."),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option("--window", metavar="N", help="Frames, 4n+1, that a round makes, with the kept ones."),
+    ] = None,
+    sound: Annotated[
+        bool | None,
+        typer.Option("--sound/--no-sound", help="Whether sound is made and kept; default: if the clip has sound."),
+    ] = None,
+    negative_prompt: NegativePrompt = "",
+    ref: Ref = None,
+    start: From = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="S", help="Where in the clip the part that is taken ends.")
+    ] = None,
+    size: Size = None,
+    fps: SourceFps = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    guidance: Guidance = None,
+    audio_guidance: AudioGuidance = None,
+    shift: Shift = None,
+    seed: Seed = 0,
+    variations: Variations = 1,
+    enhance: Enhance = None,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    attention_backend: Backend = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a clip, or make what came before it, in rounds until it is as long as asked for."""
+    from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.request import Source
+    from sky4.prompting import resolve_references
+    from sky4cli.console import Reporter
+    from sky4cli.make import Engine, make_clips, variation_paths
+    from sky4cli.requests import Sampling, canvas_for, outputs_of_source, request_of, source_shape
+
+    folder = ModelFolder.read(model or BUNDLED)
+    references = resolve_references(ref or [])
+    file = read_part(video, folder.defaults, fps, start, until)
+    added = frames_to_add(file, seconds, to)
+    segments = segments_for(file, added, overlap, window, backward, folder)
+    target = out or file.default_out("extended")
+    outputs_of_source(replace(file, frames=file.frames + added), target, None)
+    canvas, notes = canvas_for(file.width, file.height, target)
+    heard = file.has_audio if sound is None else sound
+    if sound is None and not heard:
+        notes += (f"'{video}' has no sound, so none is made; --sound makes it for what is added",)
+    paths = variation_paths(target, variations, force)
+    sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
+    shape = replace(source_shape(file, size, folder), frames=file.frames + added)
+    given = Source(video, str(video), start=added if backward else 0, frames=file.frames, skip=file.skip)
+    request = replace(
+        request_of(prompt, shape, sampling, folder.defaults, "both" if heard else "video"),
+        sources=(given,),
+        references=references,
+        canvas=canvas,
+        segments=segments,
+    )
+    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+        engine = Engine(folder.path, device, dtype, attention_backend)
+        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes))
+
+
+def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:
+    """The clip, from --from until --until. RequestError for a picture, and for a part that is too long or not there."""
+    from sky4.media import probe_video
+    from sky4.prompting.references import kind_of
+    from sky4cli.requests import read_source
+
+    if kind_of(path) == "image":
+        raise RequestError(f"'{path}' is a picture; `sky4 generate --image {path}` makes a clip that begins with it")
+    begin = Fraction(0) if start is None else parse_start("--from", start, "2 or 1.5")
+    part = None
+    if until is not None:
+        end, has = parse_number("--until", until, "4 or 3.5"), probe_video(path).seconds
+        if not begin < end <= has:
+            whole = f"'{path}' lasts {float(has):.2f} s"
+            raise RequestError(f"--until {until}: {whole}, and what is taken of it begins at {float(begin):g} s")
+        part = str(end - begin)
+    file = read_source(path, defaults, fps, start, part, longest=None)
+    if file.frames > LONGEST_SECONDS * file.fps:
+        raise RequestError(
+            f"'{path}' gives {float(file.frames / file.fps):.0f} s, more than {LONGEST_SECONDS} s; take a part of it "
+            "with --from and --until"
+        )
+    return file
+
+
+def frames_to_add(file: SourceFile, seconds: str | None, to: str | None) -> int:
+    """How many frames are made: --seconds, or what is missing --to the length. RequestError unless one is given."""
+    if (seconds is None) == (to is None):
+        given = "are both given; drop one of them" if to is not None else "are both missing; give --seconds 5"
+        raise RequestError(f"--seconds, how much is added, and --to, how long the whole becomes, {given}")
+    if to is not None:
+        flag, text, has = "--to", to, file.frames / file.fps
+        wanted = parse_number(flag, text, "20 or 12.5") - has
+        if wanted <= 0:
+            raise RequestError(f"--to {to}: '{file.path}' gives {float(has):.2f} s already; ask for more")
+    else:
+        assert seconds is not None
+        flag, text = "--seconds", seconds
+        wanted = parse_number(flag, text, "5 or 2.5")
+    if wanted > LONGEST_SECONDS:
+        raise RequestError(
+            f"{flag} {text} would add {float(wanted):.0f} s, more than {LONGEST_SECONDS} s at a time; ask for less, "
+            "and extend the result again"
+        )
+    return max(1, round(wanted * file.fps))
+
+
+def segments_for(
+    file: SourceFile, added: int, overlap: int | None, window: int | None, backward: bool, folder: ModelFolder
+) -> Segments:
+    """Windows that make `added` frames in as few rounds as the model's own length allows, all of one length.
+
+    RequestError for a clip that is shorter than what a round keeps.
+    """
+    from sky4.pipeline.request import Segments
+
+    step = folder.temporal_compression
+    longest = window or max(folder.defaults.frames, 2 * step + 1)
+    if overlap is None:
+        most = min(KEPT_GROUPS, (longest - 1) // step // 2, (file.frames - 1) // step)
+        overlap = max(most, 1 if backward else 0) * step + 1
+    if overlap > file.frames:
+        raise RequestError(
+            f"--overlap {overlap}: '{file.path}' gives {file.frames} frames, fewer than a round keeps; "
+            f"use {(file.frames - 1) // step * step + 1} or fewer"
+        )
+    if window is None and overlap < longest:
+        rounds = ceil(added / (longest - overlap))
+        window = overlap + -(-ceil(added / rounds) // step) * step
+    return Segments(window or longest, overlap, backward)
