@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
 
 import torch
 
@@ -17,9 +16,8 @@ from sky4.world.families import Family
 from sky4.world.hypotheses import KEPT_BY_EXTENSION, Case, Hypothesis, hypotheses, other_ways
 from sky4.world.scene import Scene
 from sky4.world.take import Take
+from sky4.world.tasks import Direction
 from sky4.world.vocabulary import WANDERINGS
-
-Direction = Literal["forward", "backward"]
 
 
 def extended_take(family: Family, added_seconds: float) -> Take:

@@ -50,8 +50,8 @@ class Case:
     """One clip to be judged.
 
     source: what the clip is made of, and stays as it was wherever the target does; held: the moment of it, in seconds,
-    that alone is given. region: what of the source is made anew, in a row with a mask. start: seconds of the take at the
-    made clip's first frame.
+    that alone is given. region: what of the source is made anew, in a row with a mask. start: the made clip's first
+    frame shows the takes' second `start`.
     """
 
     target: Take
@@ -263,7 +263,7 @@ VARIANTS: dict[str, Variants] = {
     "head": _heads,
 }
 
-# The facts that a row asks for, and those that it must leave alone: in rows composed of references, what the others give.
+# The facts that a row asks for, and those that it must leave alone: of rows composed of references, the others' facts.
 EDITS: dict[str, tuple[str, ...]] = {
     "image_motion": ("colouring", "shape", "plain backdrop"),
     "inpaint_subject": ("colouring", "shape"),
