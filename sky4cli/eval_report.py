@@ -82,14 +82,14 @@ def say_measures(told: dict[str, Any], result: Evaluation) -> None:
 def say_tasks(told: dict[str, Any], tasks: Sequence[TaskMeasure], rows: Sequence[TaskMeasure]) -> None:
     """The table of tasks, for people; rows of the report's table that have parts are told once more as a whole."""
     title = f"{told['measured']}: {told['cases_each']} held-out cases a task, {told['size']} pixels"
-    headings = ("edited", "kept", "both", "chance", "codec", "n", "kept part", "sound class", "|offset|")
+    headings = ("edited", "kept", "both", "chance", "codec", "n", "dB kept", "sound", "|offset|")
     table = _table(f"{title}, {told['frames']} frames", "task", headings)
     wholes = [line for line in rows if line.title not in {task.title for task in tasks}]
     for number, line in enumerate([*tasks, *wholes]):
         if number == len(tasks):
             table.add_section()
         shares = (_share(value) for value in (line.edited, line.kept, line.both, line.chance, line.codec))
-        psnr = "-" if line.psnr is None else f"{line.psnr:.1f} dB"
+        psnr = "-" if line.psnr is None else f"{line.psnr:.1f}"
         late = "-" if line.offset is None else f"{1000 * line.offset:.0f} ms"
         name = line.title if line.name == line.title else line.name
         table.add_row(name, *shares, str(line.count), psnr, _share(line.material), late)
@@ -111,8 +111,9 @@ def _print(table: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    # in a pipe rich assumes 80 columns, and would cut the names short
-    console.print(table, width=None if console.is_terminal else 120, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:  # in a pipe rich assumes 80 columns, and would cut the names short
+        console = Console(highlight=False, width=120)
+    console.print(table, soft_wrap=not console.is_terminal)
 
 
 def _share(value: float | None) -> str:

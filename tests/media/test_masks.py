@@ -296,8 +296,16 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ("level", "mode", "words"),
         [
-            (0, "white-edits", "selects nothing to make anew with --mask-mode white-edits .* use --mask-mode white-keeps"),
-            (255, "white-keeps", "selects nothing to make anew with --mask-mode white-keeps .* use --mask-mode white-ed"),
+            (
+                0,
+                "white-edits",
+                "selects nothing to make anew with --mask-mode white-edits .* use --mask-mode white-keeps",
+            ),
+            (
+                255,
+                "white-keeps",
+                "selects nothing to make anew with --mask-mode white-keeps .* use --mask-mode white-ed",
+            ),
             (255, "white-edits", "all of 'clip.mp4' is selected"),
             (0, "white-keeps", "all of 'clip.mp4' is selected"),
         ],

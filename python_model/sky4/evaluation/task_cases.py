@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sky4.media.masks import EditRegion, MaskFile
-from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
+from sky4.pipeline.request import Canvas, ClipRequest, Outputs, Segments, Source
 from sky4.pipeline.windows import to_frames
 from sky4.prompting.references import Kind, ReferenceFile
 from sky4.train.cache import HIT_LEAD, HIT_SECONDS
@@ -124,7 +124,7 @@ def task_case(task: str, index: int, request: ClipRequest) -> TaskCase:
 
 def write_request(case: TaskCase, folder: Path, rate: int) -> ClipRequest:
     """The inputs as files in `folder`, and the request that names them: what the commands build of a user's flags."""
-    outputs = "both" if case.sounding is not None else "video"
+    outputs: Outputs = "both" if case.sounding is not None else "video"
     asked = replace(case.request, prompt=case.prompt, outputs=outputs)
     if case.task in EXTENSIONS:
         return _extended(case, asked, folder, rate)

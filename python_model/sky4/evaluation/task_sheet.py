@@ -59,7 +59,8 @@ def task_sheet(lines: Sequence[SheetLine]) -> Image.Image:
         top = number * height + 2
         given = [frame for film in line.shown for frame in film][:GIVEN]
         starts = (0, GIVEN * cell + GAP, (GIVEN + MADE) * cell + 2 * GAP)
-        for left, frames in zip(starts, (given, line.made, line.truth), strict=True):
+        parts: tuple[Sequence[Frames], ...] = (given, list(line.made), list(line.truth))
+        for left, frames in zip(starts, parts, strict=True):
             for column, frame in enumerate(frames):
                 thumbnail = Image.fromarray(frame).resize((CELL, CELL), Image.Resampling.NEAREST)
                 sheet.paste(thumbnail, (left + column * cell, top))

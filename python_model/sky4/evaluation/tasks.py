@@ -155,7 +155,7 @@ def evaluate_tasks(
     request: sizes, rate, frames and sampling; its seed counts up from case to case. components: whose codec bounds what
     can be asked of kept pixels; without them renders are judged. RequestError, Sky4Failure as generate_clip.
     """
-    judged = []
+    judged: list[Judged] = []
     for task in tasks:
         for index in range(cases):
             case = task_case(task, index, replace(request, seed=request.seed + index))

@@ -147,7 +147,9 @@ def evaluate_model(
     rows = []
     for number, prompt in enumerate(prompts):
         clip = generate_clip(replace(request, prompt=prompt.text, seed=request.seed + number), components)
-        rows.append(_row(prompt, *decoded(clip), size))
+        seen, heard = decoded(clip)
+        assert heard is not None, "prompts are measured in picture and sound"
+        rows.append(_row(prompt, seen, heard, size))
         if keep is not None:
             keep(number, clip)
         say("generating", number + 1, len(prompts))
