@@ -18,6 +18,8 @@ from sky4cli.options import (
     From,
     Guidance,
     Json,
+    KeepAudio,
+    Mix,
     Model,
     NegativePrompt,
     Only,
@@ -31,6 +33,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    soundtrack_of,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     'sky4 edit clip.mp4 --prompt "remove the watermark" -o clean.mp4',
-    'sky4 edit clip.mp4 --ref image_1=star.png --prompt "replace the circle in @video_1 with @image_1" --seconds 1',
+    "sky4 edit clip.mp4 --keep-audio --ref image_1=star.png "
+    '--prompt "@image_1 takes the place of the red circle in @video_1" -o star.mp4',
 )
 
 
@@ -61,6 +65,8 @@ def edit(
     seconds: PartSeconds = None,
     size: Size = None,
     fps: SourceFps = None,
+    keep_audio: KeepAudio = False,
+    mix: Mix = None,
     steps: Steps = None,
     sampler: Sampler = None,
     guidance: Guidance = None,
@@ -77,7 +83,7 @@ def edit(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change a clip or a picture as an instruction says; the sound is made anew."""
+    """Change a clip or a picture as an instruction says. Sound is made anew; --keep-audio and --mix keep it."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
     from sky4.prompting import resolve_references
@@ -91,13 +97,16 @@ def edit(
     if source.kind == "image" and image is not None:
         raise RequestError(f"--image {image} would be the whole of a changed picture; drop it, or give it as --ref")
     target = out or source.default_out("edited")
-    outputs = outputs_of_source(source, target, only)
+    soundtrack, outputs = soundtrack_of(
+        video, source.skip / source.fps, keep_audio, mix, outputs_of_source(source, target, only)
+    )
     paths = variation_paths(target, variations, force)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
     request = replace(
         request_of(prompt, source_shape(source, size, folder), sampling, folder.defaults, outputs),
         sources=(Source(image, "--image"),) if image is not None else (),
-        references=(source_reference(source, references), *references),
+        soundtrack=soundtrack,
+        references=(*references, source_reference(source, references)),
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
@@ -105,8 +114,9 @@ def edit(
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:
-    """The file being edited as video_1, or image_1 of a picture: in front of what --ref gives, mentioned or not.
+    """The file being edited as video_1, or image_1 of a picture, whether the prompt mentions it or not.
 
+    Unmentioned it lies nearest to the clip, behind what --ref gives, as the model is trained.
     RequestError where --ref has given that name away.
     """
     from sky4.prompting import ReferenceFile

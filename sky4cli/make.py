@@ -49,13 +49,13 @@ def make_clips(
 
     began = time.monotonic()
     folder = ModelFolder.read(engine.model)
-    validate(request, folder)
+    geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
     if request.soundtrack is not None:
         for path in paths:
             check_soundtrack(request.soundtrack, request.seconds, path)
-    for note in (*notes, *warnings(request, folder)):
+    for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)

@@ -33,7 +33,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(\S+)")
 # What captions are written with beside the words of the lexicon (world/captions.py).
 LITTLE = (
     *("a", "an", "at each", "with each", "on the", "on a", "against a", "background", "ground", "spot", "in place"),
-    *("replace", "remove", "with", "the", "in"),  # of instructions
+    *("replace", "with", "the", "put", "in place of the subject of"),  # of instructions (world/instructions.py)
     *("moves", "glides", "travels", "moving", "drifting", "pulsing", "swelling", "while", "pulse", "beat", "repeating"),
 )
 

@@ -138,9 +138,25 @@ def test_a_long_reference_and_a_long_clip_are_noted_once(run: Run) -> None:
     assert code == 0, err
     for name in ("video_2", "audio_1"):
         assert err.count(f"--ref {name} lasts 1.1 s; its first 0.5 s are read") == 1
-    assert "frames and the model was trained" not in err
+    assert "frames are made at once" not in err
     code, _, err = run("edit", "film.mp4", "--prompt", "x", "-o", "p.mp4")
-    assert err.count("the clip has 11 frames and the model was trained on up to 9") == 1
+    assert err.count("11 frames are made at once and the model was trained on up to 9") == 1
+
+
+def packets(path: str) -> list[bytes]:
+    with av.open(path) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_the_sound_is_kept_packet_by_packet_or_mixed(run: Run) -> None:
+    code, out, err = run("edit", "film.mp4", "--prompt", "in rain", "--keep-audio", "-o", "kept.mp4", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["clips"][0]["latents"]) == {"video"}  # no sound was made
+    assert packets("kept.mp4") == packets("film.mp4")
+    code, out, err = run("edit", "film.mp4", "--prompt", "in rain", "--mix", "0.3", "-o", "mixed.mp4", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["clips"][0]["latents"]) == {"video", "audio"}
+    assert packets("mixed.mp4") != packets("film.mp4")
 
 
 def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
@@ -171,6 +187,9 @@ def test_an_edit_is_made_again_from_its_recipe(run: Run) -> None:
         (["film.mp4", "--image", "gone.png"], "--image: 'gone.png' does not exist"),
         (["film.mp4", "--size", "40x40"], "--size 40x40: width must be a multiple of 16"),
         (["film.mp4", "--fps", "999"], "--fps 999"),
+        (["film.mp4", "--keep-audio", "--mix", "1"], "--keep-audio and --mix 1.0 are both given"),
+        (["film.mp4", "--keep-audio", "--only", "still", "-o", "x.png"], "holds one frame"),
+        (["a.png", "--keep-audio"], "--keep-audio: 'a.png' holds no sound"),
         (["long.mp4"], "lasts 20.0 s, more than 15 s; take a part of it with --from and --seconds"),
     ],
 )  # fmt: skip

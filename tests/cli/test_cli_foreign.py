@@ -1,4 +1,4 @@
-"""Clips of other programs go through the commands that work on a clip: frames and length as promised."""
+"""Clips of cameras, phones and browsers go through the commands that work on a clip: frames and length as promised."""
 
 from __future__ import annotations
 
@@ -12,49 +12,57 @@ import typer.main
 
 from sky4.media import probe_video
 from sky4cli.main import app, main
-from tests.cli.foreign_clips import FOREIGN, Foreign, draw
+from tests.clips import GOOD, HOSTILE, Clips, frame_times
 
+ADDED = Fraction(1, 5)  # seconds, by extend
 COMMANDS = {
     "edit": ["--prompt", "in rain"],
-    "inpaint": ["--prompt", "a red star", "--box", "25%,25%,50%,50%"],
+    "extend": ["--prompt", "a red star", "--seconds", "0.2"],
 }
 THERE = [name for name in COMMANDS if name in typer.main.get_command(app).commands]
 
 
-@pytest.mark.parametrize("clip", FOREIGN, ids=lambda clip: clip.name)
-def test_the_files_are_what_they_should_be(clip: Foreign, tmp_path: Path) -> None:
-    path = draw(clip, tmp_path)
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        assert len(frames) == clip.frames
-        assert (frames[0].width, frames[0].height, frames[0].format.name) == (*clip.stored, clip.pixels)
-        assert frames[0].rotation % 360 == clip.rotation % 360
-        assert len(container.streams.audio) == (clip.sound is not None)
-    facts = probe_video(path)
-    assert (facts.width, facts.height) == (clip.width, clip.height)
-    assert facts.variable == bool(clip.pts)
-    if not clip.pts:
-        assert (facts.fps, facts.frames) == (clip.fps, clip.frames)
+@pytest.mark.parametrize("name", GOOD)
+def test_their_facts_are_read(name: str, clips: Clips) -> None:
+    kind, facts = GOOD[name], probe_video(clips(name))
+    assert (facts.width, facts.height) == kind.shown
+    assert facts.variable == kind.variable
+    assert facts.has_audio == (kind.audio is not None)
+    assert abs(facts.seconds - kind.seconds) < 2 / kind.fps
+    shown = len(frame_times(kind))
+    assert facts.fps == pytest.approx(shown / kind.seconds if kind.variable else kind.fps, rel=0.02)
+    assert abs(facts.frames - shown) <= (1 if kind.variable else 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clip", FOREIGN, ids=lambda clip: clip.name)
+@pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("command", THERE)
 def test_they_go_through(
-    command: str, clip: Foreign, nano_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, name: str, clips: Clips, nano_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, out = draw(clip, tmp_path), tmp_path / "out.mkv"
+    path, kind, out = clips(name), GOOD[name], tmp_path / "out.mkv"
     argv = [command, str(path), *COMMANDS[command], "--model", str(nano_model), "--steps", "1", "-o", str(out)]
     code = main([*argv, "--json"])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert said.err.count("variable frame rate") == bool(clip.pts)
+    assert said.err.count("variable frame rate") == kind.variable
     [made] = json.loads(said.out)["clips"]
+    facts = probe_video(path)
+    wanted = facts.frames + (round(ADDED * facts.fps) if command == "extend" else 0)
     with av.open(str(out)) as container:
         frames = sum(1 for _ in container.decode(video=0))
-    assert frames == made["frames"]
-    if clip.pts:
-        assert float(Fraction(made["fps"])) == pytest.approx(float(clip.fps), rel=0.1)
-    else:
-        assert (frames, Fraction(made["fps"])) == (clip.frames, clip.fps)
-    assert abs(frames / Fraction(made["fps"]) - clip.seconds) < 2 / clip.fps
+    assert (frames, made["frames"], Fraction(made["fps"])) == (wanted, wanted, facts.fps)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("command", THERE)
+def test_broken_ones_are_refused_in_one_sentence(
+    command: str, name: str, clips: Clips, nano_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.mkv"
+    argv = [command, str(clips(name)), *COMMANDS[command], "--model", str(nano_model), "-o", str(out), "--quiet"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sky4: ")
+    assert said.count("\n") == 1
+    assert not out.exists()

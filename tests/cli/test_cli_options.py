@@ -38,7 +38,7 @@ OPTIONS = {
     ],
     "edit": [
         *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
-        *("--from", "--seconds", "--size", "--fps"),
+        *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only"),
         *ENGINE,

@@ -111,6 +111,13 @@ def test_nearly_the_clips_proportions_give_the_clips_own_grid(tmp_path: Path, si
     assert real is None
 
 
+def test_of_a_long_clip_as_much_is_read_as_is_made_at_once(tmp_path: Path) -> None:
+    request, codec = replace(REQUEST, frames=400), Averaging()
+    window = geometry_of(REQUEST)
+    references((film(tmp_path / "v.mkv", 30),), request, window, codec, None)  # type: ignore[arg-type]
+    assert codec.given[0].shape[2] == window.frames == 9
+
+
 def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path) -> None:
     peaks = []
     for frames in (9, 400):
@@ -123,22 +130,22 @@ def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path)
     assert peaks[1] < 1.5 * peaks[0] + 100_000
 
 
-def test_what_the_prompt_as_a_whole_speaks_of_comes_first_unless_it_is_mentioned(tmp_path: Path) -> None:
+def test_the_clip_being_edited_lies_next_to_the_new_one_unless_the_prompt_orders_otherwise(tmp_path: Path) -> None:
     source = ReferenceFile("video_1", tmp_path / "v.mp4", "video", implied=True)
     other = ReferenceFile("image_1", tmp_path / "a.png", "image")
 
     def order(prompt: str) -> list[str]:
         tree = parse(prompt, ["video_1", "image_1"])[0]
-        return [file.name for file in in_prompt_order((source, other), tree)]
+        return [file.name for file in in_prompt_order((other, source), tree)]
 
-    assert order("replace the star by @image_1") == ["video_1", "image_1"]
-    assert order("put @image_1 into @video_1") == ["image_1", "video_1"]
-    assert order("in rain") == ["video_1", "image_1"]
+    assert order("put @image_1 in place of the subject") == ["image_1", "video_1"]
+    assert order("in @video_1, replace the star with @image_1") == ["video_1", "image_1"]
+    assert order("in rain") == ["image_1", "video_1"]
 
 
 def test_only_what_the_prompt_should_mention_is_missed_in_it(nano_model: Path, tmp_path: Path) -> None:
     folder = ModelFolder.read(nano_model)
     file = film(tmp_path / "v.mkv", 9)
     plain = replace(REQUEST, prompt="in rain", references=(file,))
-    assert any("video_1 is not mentioned" in said for said in warnings(plain, folder))
-    assert warnings(replace(plain, references=(replace(file, implied=True),)), folder) == []
+    assert any("video_1 is not mentioned" in said for said in warnings(plain, folder, geometry_of(plain)))
+    assert warnings(replace(plain, references=(replace(file, implied=True),)), folder, geometry_of(plain)) == []

@@ -1,6 +1,7 @@
 """A nano run: random latents on disk, everything in float32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,35 @@ import pytest
 import torch
 
 from sky4.config import config_from_dict
+from sky4.geometry import ClipGeometry
 from sky4.train.latent_cache import Manifest, write_black, write_shard
 from sky4.train.settings import JointSettings
-from tests.train.nano import ALL_TASKS, AUDIO_CHANNELS, CHANNELS, FRAMES, GRID, SHARD, TRANSFORMER
+from sky4.world.families import SOUNDS, STILLS, VIDEOS
+from tests.train.nano import (
+    ALL_TASKS,
+    AUDIO_CHANNELS,
+    CHANNELS,
+    FAMILY_FRAMES,
+    FAMILY_SHARD,
+    FRAMES,
+    GRID,
+    SHARD,
+    TRANSFORMER,
+)
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of clips and of images."""
+    """Two shards of clips, of images and of families."""
     folder = tmp_path_factory.mktemp("cache")
     manifest = Manifest("", 0, SHARD, 1, 1, 32, 32, FRAMES, "16", 44100, 1024, 8, 4, "video", "audio")
     random = np.random.default_rng(0)
     geometry = manifest.geometry(2)
 
-    def latents(*shape: int) -> np.ndarray:
-        return random.standard_normal((SHARD, *shape)).astype(np.float16)
+    takes = replace(manifest, frames=FAMILY_FRAMES, level=3)
+
+    def latents(*shape: int, count: int = SHARD) -> np.ndarray:
+        return random.standard_normal((count, *shape)).astype(np.float16)
 
     for shard in range(2):
         place = {"first": shard * SHARD, "count": SHARD}
@@ -36,8 +51,30 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(folder, shard, Manifest(**{**vars(manifest), "pool": "clips", **place}), clips)
         images = {"video": latents(CHANNELS, 1, GRID, GRID)}
         write_shard(folder, shard, Manifest(**{**vars(manifest), "pool": "images", **place}), images)
+    for shard in range(2):
+        write_shard(folder, shard, _family_manifest(takes, shard), _families(latents, takes.geometry(2), random))
     write_black(folder, torch.zeros(1, CHANNELS, geometry.latent_frames, GRID, GRID))
     return folder
+
+
+def _family_manifest(takes: Manifest, shard: int) -> Manifest:
+    return replace(takes, pool="families", first=shard * FAMILY_SHARD, count=FAMILY_SHARD)
+
+
+def _families(
+    latents: Callable[..., np.ndarray], geometry: ClipGeometry, random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """What `encode_families` makes of a shard; each region has cells of both kinds in every frame."""
+    frames, count = geometry.latent_frames, FAMILY_SHARD
+    region = (random.random((count, 1, frames, GRID, GRID)) < 0.5).astype(np.float16)
+    region[..., 0, 0], region[..., 1, 1] = 0.0, 1.0
+    return {
+        "video": latents(len(VIDEOS), CHANNELS, frames, GRID, GRID, count=count),
+        "still": latents(len(STILLS), CHANNELS, 1, GRID, GRID, count=count),
+        "audio": latents(len(SOUNDS), geometry.audio_tokens, AUDIO_CHANNELS, count=count),
+        "hit": latents(1, 3, AUDIO_CHANNELS, count=count),
+        "region": region,
+    }
 
 
 @pytest.fixture
@@ -50,7 +87,7 @@ def make_settings(cache: Path, tmp_path: Path) -> Callable[..., JointSettings]:
             "preset": "nano",
             "transformer": TRANSFORMER,
             "clip": {"width": 32, "height": 32, "frames": FRAMES, "fps": 16},
-            "data": {"cache": str(cache)},
+            "data": {"cache": str(cache), "families": 100, "family_frames": FAMILY_FRAMES},
             "tasks": ALL_TASKS,
             "batch": {"tokens": 400, "largest": 4, "text_tokens": 8},
             "schedule": {"samples": 40, "warmup": 8, "decay": 0.25},

@@ -11,6 +11,7 @@ from sky4.train.settings import JointSettings
 
 CHANNELS, AUDIO_CHANNELS, TEXT_CHANNELS = 4, 6, 8
 GRID, FRAMES, SHARD = 4, 13, 16  # latent side, pixel frames (4 latent frames), items of a shard
+FAMILY_FRAMES, FAMILY_SHARD = 9, 4  # of takes (3 latent frames)
 TRANSFORMER: dict[str, Any] = {
     "width": 32,
     "heads": 2,

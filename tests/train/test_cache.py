@@ -1,6 +1,7 @@
 """The cache: shards are functions of their number, complete or absent, never of two origins."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch import Tensor
 
 from sky4.config import config_from_dict
 from sky4.errors import Sky4Failure
-from sky4.train.cache import codec_digest, encode_clips, encode_images, fill_cache, reference_scene
+from sky4.geometry import ClipGeometry
+from sky4.train.cache import codec_digest, encode_clips, encode_images, fill_cache, reference_scene, region_cells
 from sky4.train.latent_cache import LatentPool, read_black, read_manifest
 from sky4.train.settings import JointSettings
+from sky4.world.families import STILLS, VIDEOS, sample_family
+from sky4.world.render import render_coverage, render_video
 from sky4.world.scene import sample_scene
+from sky4.world.sound import render_audio
 
 Make = Callable[..., JointSettings]
 DEVICE = torch.device("cpu")
@@ -60,6 +65,12 @@ def settings(tmp_path: Path) -> JointSettings:
     )
 
 
+@pytest.fixture
+def family_settings(settings: JointSettings) -> JointSettings:
+    more = {"families": 3, "family_frames": 5, "family_shard": 2, "clips": 2, "images": 0}
+    return replace(settings, data=replace(settings.data, **more))
+
+
 def fill(settings: JointSettings, digests: tuple[str, str] = ("v", "a"), part: tuple[int, int] = (0, 1)) -> int:
     return fill_cache(settings, CODECS, digests, DEVICE, part=part, say=lambda _: None)
 
@@ -103,6 +114,55 @@ def test_images_are_single_frames_at_different_times(settings: JointSettings) ->
     assert pool.shape("video") == (3, 1, 4, 4)
     one = encode_images(range(2, 3), pool.manifest, CODECS, DEVICE)["video"]
     assert np.array_equal(pool.read("video", np.array([2])).numpy(), one.astype(np.float32))
+
+
+def test_families_are_encoded_take_by_take(family_settings: JointSettings) -> None:
+    assert fill(family_settings) == 3  # one of clips, two of families
+    folder = Path(family_settings.data.cache)
+    pool = LatentPool(folder, "families", 100)
+    assert (pool.count, pool.level, pool.manifest.frames) == (4, 3, 5)
+    geometry = pool.manifest.geometry(2)
+    family, item = sample_family(1, 2), np.array([2])
+    assert pool.scenes(item).tolist() == [2]
+    for place, name in enumerate(VIDEOS):
+        wanted = CODECS[0].encode(render_video([family.takes[name]], 5, 16, 32))
+        assert torch.equal(pool.read_at("video", item, place), wanted.half().float()), name
+    for place, name in enumerate(STILLS):
+        take, moment = family.stills[name]
+        wanted = CODECS[0].encode(render_video([take], 1, 1, 32, moment))
+        assert torch.equal(pool.read_at("still", item, place), wanted.half().float()), name
+    for place, thing in enumerate((family.subject, family.newcomer)):
+        wanted = CODECS[1].encode(render_audio([thing], geometry.audio_samples, 44100))
+        assert torch.equal(pool.read_at("audio", item, place), wanted.half().float())
+    shapes = {name: pool.shape(name) for name in ("video", "still", "audio", "hit", "region")}
+    assert shapes == {
+        "video": (len(VIDEOS), 3, 2, 4, 4),
+        "still": (len(STILLS), 3, 1, 4, 4),
+        "audio": (2, geometry.audio_tokens, 2),
+        "hit": (1, 22050 // 1024, 2),
+        "region": (1, 2, 4, 4),
+    }
+    regions = pool.read("region", np.arange(4))
+    assert set(regions.unique().tolist()) == {0.0, 1.0}
+    hits = pool.read("hit", np.arange(4))[:, 0]
+    assert (hits.amax((1, 2)) > 1e-3).all()
+    assert (hits[:, 0] < 1e-6).all()  # it begins in silence
+    assert LatentPool(folder, "clips", 10).manifest.frames == 9
+    assert fill(family_settings) == 0
+
+
+def test_a_cell_of_the_region_is_one_that_the_thing_or_its_margin_touches() -> None:
+    geometry = ClipGeometry(32, 32, 5)
+    for index in range(4):
+        family = sample_family(1, index)
+        covered = render_coverage(family.base, -1, torch.arange(5) / 16, 32).numpy() > 0
+        wanted = np.zeros((2, 4, 4))
+        for frame, y, x in np.argwhere(covered):
+            for dy in range(-2, 3):  # 3/64 of 32 pixels, rounded
+                for dx in range(-2, 3):
+                    if 0 <= y + dy < 32 and 0 <= x + dx < 32:
+                        wanted[(frame + 3) // 4, (y + dy) // 8, (x + dx) // 8] = 1
+        assert np.array_equal(region_cells(family, geometry)[0].numpy(), wanted)
 
 
 def test_a_shard_without_its_manifest_is_made_anew(settings: JointSettings) -> None:

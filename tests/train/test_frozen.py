@@ -1,6 +1,8 @@
 """The networks that the towers see frozen: their training resumes exactly, and what they export loads."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from sky4.train.audio_codec import export as export_audio
 from sky4.train.frozen import FitConfig, fit
 from sky4.train.frozen_runs import FrozenSettings, read_frozen_settings, train_frozen
 from sky4.train.lapped import mdct_basis
-from sky4.train.text_encoder import TextEncoderConfig, TextEncoderProblem
+from sky4.train.text_encoder import ROW_NAMES, TextEncoderConfig, TextEncoderProblem, write_instructions
+from sky4.train.text_encoder import export as export_text
 from sky4.train.video_codec import VideoCodecConfig, VideoCodecProblem
+from sky4.train.video_codec import export as export_video
 
-CONFIGS = Path(__file__).parents[2] / "python_model" / "sky4" / "train" / "configs"
 NETWORK = {"size": 16, "frames": 5, "channels": 4, "encoder_width": 16, "decoder_width": 16, "bf16": False}
 
 
@@ -114,10 +117,92 @@ def test_text_encoder_learns_facts(tmp_path: Path) -> None:
     assert "model.language_model.model.language_model.embed_tokens.weight" in load_file(tmp_path / "state.safetensors")
 
 
-@pytest.mark.parametrize("name", ["video_codec", "video_codec_long", "audio_codec", "text_encoder"])
-def test_the_bundled_models_configs_are_read(name: str) -> None:
-    settings = read_frozen_settings(CONFIGS / f"tiny_{name}.yaml")
-    assert settings.fit.samples > 1000
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny video codec, as a run exports it."""
+    folder = tmp_path_factory.mktemp("base") / "video_vae"
+    export_video(tiny_video(), folder, clips=4)
+    return folder
+
+
+def based(base: Path, **more: Any) -> VideoCodecProblem:
+    return VideoCodecProblem(VideoCodecConfig(size=16, frames=5, bf16=False, base=str(base), **more))
+
+
+def test_a_video_codec_goes_on_from_another_one_and_is_held_to_its_latents(base: Path, tmp_path: Path) -> None:
+    problem = based(base, families=0.5)
+    weights = load_file(base / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(weight, weights[name].float()) for name, weight in problem.codec.state_dict().items())
+    assert problem.codec.config.z_dim == 4  # its own shape, not the config's default
+    loss, shown = problem.loss(3, 0, 4)
+    assert shown["drift"] < 1e-8
+    assert torch.isfinite(loss)
+    fit(problem, quick(12), tmp_path, 1.0, lambda line: None)
+    assert problem.loss(3, 0, 4)[1]["drift"] > 1e-8
+    assert problem.anchor is not None
+    assert all(torch.equal(weight, weights[name].float()) for name, weight in problem.anchor.state_dict().items())
+
+
+def test_drift_is_the_distance_in_deviations_of_the_latents(base: Path) -> None:
+    problem = based(base)
+    deviation = torch.tensor(problem.codec.config.latents_std)
+    with torch.no_grad():  # one deviation off in each channel
+        problem.codec.quant_conv.bias[:4] += deviation
+    assert problem.loss(3, 0, 2)[1]["drift"] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_drift_needs_plain_scenes_and_the_weight_scales_it(base: Path) -> None:
+    assert "drift" not in based(base, families=1.0).loss(3, 0, 2)[1]
+    light, heavy = (based(base, anchor_weight=weight) for weight in (1.0, 3.0))
+    for problem in (light, heavy):
+        with torch.no_grad():
+            problem.codec.quant_conv.bias[:4] += 0.5
+    (one, shown), (three, _) = light.loss(3, 0, 2), heavy.loss(3, 0, 2)
+    assert float((three - one).detach()) == pytest.approx(2 * shown["drift"], rel=1e-3)
+
+
+def test_a_codec_that_went_on_keeps_its_base_s_normalisation(base: Path, tmp_path: Path) -> None:
+    export_video(based(base, families=1.0), tmp_path / "video", clips=2)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base, tmp_path / "video"))
+    assert after["latents_mean"] == before["latents_mean"]
+    assert after["latents_std"] == before["latents_std"] != [1.0] * 4
+
+
+def test_a_batch_of_takes_has_plain_scenes_first(base: Path) -> None:
+    problem = based(base, families=0.75)
+    assert problem.plain(4) == 1
+    [alone] = based(base).pixels(3, 8, 1)
+    assert torch.equal(problem.pixels(3, 8, 4)[0], alone)
+    assert problem.pixels(3, 8, 4).shape == (4, 3, 5, 16, 16)
+
+
+def test_a_base_that_is_no_codec_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"network\.base is .*, which holds no video codec"):
+        based(tmp_path)
+    with pytest.raises(ValueError, match=r"network\.base is .*, which holds no text encoder"):
+        TextEncoderProblem(TextEncoderConfig(base=str(tmp_path)))
+
+
+def test_a_text_encoder_goes_on_from_another_one_and_reads_instructions(tmp_path: Path) -> None:
+    small = TextEncoderConfig(vocabulary=400, tokenizer_captions=200, width=64, inner=64, layers=1, heads=1, bf16=False)
+    first = TextEncoderProblem(small)
+    export_text(first, tmp_path / "base")
+    second = TextEncoderProblem(TextEncoderConfig(base=str(tmp_path / "base"), families=0.5, bf16=False))
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    loss, shown = second.loss(1, 0, 8)
+    assert torch.isfinite(loss)
+    assert shown["drift"] < 1e-8
+    assert 0 <= shown["rows_right"] <= 1
+    fit(second, FitConfig(samples=32, batch=8, learning_rate=4e-3, warmup=8), tmp_path / "run", 1.0, lambda line: None)
+    assert second.loss(1, 0, 8)[1]["drift"] > 1e-6
+
+
+def test_instructions_for_the_text_encoder_are_functions_of_their_number() -> None:
+    texts, rows = write_instructions(4, 0, 60)
+    assert (texts[40:], rows[40:]) == write_instructions(4, 40, 20)
+    assert len(set(texts)) > 55
+    assert "take" in rows
+    assert set(rows) <= set(ROW_NAMES)
 
 
 def test_unknown_keys_are_refused_by_their_path(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sky4.train.ema import MovingAverage
+from sky4.train.muon import Muon, orthogonalised
 from sky4.train.optimizer import Optimizers, SpikeGuard, is_hidden_matrix, schedule_factor
 from sky4.train.settings import JointSettings, OptimizerSettings, ScheduleSettings
 from tests.train.nano import make_model
@@ -68,3 +69,28 @@ def test_the_average_follows_fast_at_first_then_slowly() -> None:
     assert float(average.shadow["weight"]) == pytest.approx(0.9)  # 1 - (1 + 0)/(10 + 0)
     average.update(1000)
     assert float(average.shadow["weight"]) == pytest.approx(0.95)  # 0.9 + 0.5*0.1
+
+
+def test_muon_takes_torch_s_steps_in_the_precision_of_the_device() -> None:
+    torch.manual_seed(3)
+    shapes = [(24, 40), (40, 24), (24, 40)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
+    mine = Muon(ours, 0.02, momentum=0.9, weight_decay=0.1)
+    torchs = torch.optim.Muon(theirs, lr=0.02, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        for weight, other in zip(ours, theirs, strict=True):
+            weight.grad = torch.randn(weight.shape)
+            other.grad = weight.grad.clone()
+        mine.step()
+        torchs.step()
+    for weight, other in zip(ours, theirs, strict=True):
+        assert (weight - other).abs().max() < 0.02 * 0.05  # torch's iterates are rounded to bfloat16
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    torch.manual_seed(4)
+    made = orthogonalised(torch.randn(2, 30, 12) @ torch.diag(torch.logspace(0, -2, 12)))
+    values = torch.linalg.svdvals(made.double())
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3

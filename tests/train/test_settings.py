@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from sky4.config import config_from_dict
 from sky4.geometry import ClipGeometry
+from sky4.train.audio_codec import AudioCodecConfig
+from sky4.train.frozen_runs import read_frozen_settings
 from sky4.train.settings import BatchSettings, read_settings
 from sky4.train.tasks import TaskMix
+from sky4.train.text_encoder import TextEncoderConfig
+from sky4.train.video_codec import VideoCodecConfig
+from sky4.world.families import ROWS
 
 CONFIG = """
 codecs: {video: v, audio: a, text: t}
@@ -16,7 +22,10 @@ tasks: {t2av: {weight: 1.0}}
 schedule: {samples: 100}
 run: {folder: r}
 """
-SHIPPED = sorted(p.name for p in files("sky4.train").joinpath("configs").iterdir() if p.name.startswith("tiny_joint"))
+CONFIGS = Path(str(files("sky4.train").joinpath("configs")))
+SHIPPED = sorted(p.name for p in CONFIGS.iterdir() if "tasks:" in p.read_text(encoding="utf-8").splitlines())
+FROZEN = sorted({p.name for p in CONFIGS.glob("*.yaml")} - set(SHIPPED))
+NETWORKS: dict[str, type] = {"video": VideoCodecConfig, "audio": AudioCodecConfig, "text": TextEncoderConfig}
 
 
 def write(path: Path, text: str) -> Path:
@@ -62,7 +71,23 @@ def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs_are_whole(name: str) -> None:
-    settings = read_settings(Path(str(files("sky4.train").joinpath("configs", name))))
+    settings = read_settings(CONFIGS / name)
     clip = ClipGeometry(settings.clip.width, settings.clip.height, settings.clip.frames, settings.clip.fps)
-    assert TaskMix(settings.tasks, BatchSettings(), clip).tasks
+    takes = ClipGeometry(settings.clip.width, settings.clip.height, settings.data.family_frames, settings.clip.fps)
+    mix = TaskMix(settings.tasks, BatchSettings(), clip, takes.latent_frames)
+    assert {task.kind for task in mix.tasks} == {name for name, task in settings.tasks.items() if task.weight > 0}
+    pools = {task.pool: getattr(settings.data, task.pool) for task in mix.tasks}
+    assert all(count > 0 for count in pools.values()), pools  # the cache is made of what the tasks draw from
     assert settings.transformer_config().width == 192
+
+
+def test_the_stage_of_tasks_trains_every_row_of_the_table() -> None:
+    tasks = read_settings(CONFIGS / "tiny_tasks.yaml").tasks
+    assert all(tasks[name].weight > 0 for name in ROWS)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_shipped_configs_of_the_frozen_networks_are_whole(name: str) -> None:
+    settings = read_frozen_settings(CONFIGS / name)
+    assert settings.fit.samples > 1000
+    assert config_from_dict(NETWORKS[name.split("_")[1]], settings.network, "config.network")

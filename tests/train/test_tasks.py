@@ -7,10 +7,12 @@ import pytest
 
 from sky4.geometry import ClipGeometry
 from sky4.train.settings import BatchSettings, TaskSettings
-from sky4.train.tasks import KINDS, Task, TaskMix, batch_size, keep_mask, window
+from sky4.train.tasks import FAMILY_KINDS, KINDS, Task, TaskMix, batch_size, keep_mask, window
+from sky4.world.families import ROWS
 
 CLIP = ClipGeometry(64, 64, 81)
 BATCH = BatchSettings(tokens=4096, largest=64, text_tokens=32)
+ONE_OF_EACH = {kind: Task(kind, 2, 1) for kind in KINDS}
 
 
 def mix(**tasks: TaskSettings) -> TaskMix:
@@ -41,7 +43,7 @@ def test_a_window_of_latent_frames_is_the_causal_codec_s_first_pixel_frames() ->
 
 @pytest.mark.parametrize(("kind", "frames"), [("t2i", 1), ("t2av", 5), ("t2av", 21), ("t2a", 21)])
 def test_a_batch_respects_the_token_budget(kind: str, frames: int) -> None:
-    size = batch_size(kind, frames, BATCH, CLIP)  # type: ignore[arg-type]
+    size = batch_size(Task(kind, frames, 1), BATCH, CLIP)
     geometry = window(CLIP, frames)
     media = {"t2i": geometry.video_tokens + 32, "t2a": geometry.audio_tokens + 32}
     assert size * media.get(kind, geometry.video_tokens + geometry.audio_tokens + 64) <= 4096
@@ -98,13 +100,56 @@ def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
 
 
 def test_lengths_beyond_the_clip_are_refused() -> None:
-    with pytest.raises(ValueError, match="between 1 and the clip's 21 latent frames"):
+    with pytest.raises(ValueError, match="tasks.t2v.frames must lie between 1 and the 21 latent frames that there are"):
         mix(t2v=TaskSettings(1.0, frames=(22,)))
 
 
 def test_towers_and_losses_of_every_task() -> None:
-    rows = {kind: Task(kind, 2, 1) for kind in KINDS}
+    rows = {kind: Task(kind, 2, 1) for kind in KINDS if kind not in ROWS}
     assert [k for k, task in rows.items() if not task.has_audio] == ["t2i", "t2v"]
     assert [k for k, task in rows.items() if not task.has_video] == ["t2a"]
     assert [k for k, task in rows.items() if not task.trains_video] == ["t2a", "v2a"]
     assert [k for k, task in rows.items() if not task.trains_audio] == ["t2i", "t2v", "drive"]
+
+
+def test_every_row_of_the_table_is_a_kind_of_its_own() -> None:
+    assert len(ROWS) == 18
+    assert set(KINDS) == {*FAMILY_KINDS, *(kind for kind, task in ONE_OF_EACH.items() if task.pool != "families")}
+    assert {kind for kind, task in ONE_OF_EACH.items() if task.pool == "families"} == {"take", "same", *ROWS}
+    assert [kind for kind, task in ONE_OF_EACH.items() if task.pool == "images"] == ["t2i"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "grids"),  # what a sample of 9 latent frames of 16 tokens holds, in tokens of video
+    [
+        ("removal", 9 * 16 * 2),  # target and source
+        ("same", 9 * 16 * 2),
+        ("image_motion", 9 * 16 * 2 + 16),  # and a picture
+        ("inpaint_reference", 9 * 16 + 16),
+        ("inpaint_subject", 9 * 16),
+    ],
+)
+def test_references_count_towards_the_token_budget(kind: str, grids: int) -> None:
+    task = Task(kind, 9, 1, sound=False)
+    assert batch_size(task, BATCH, CLIP) == 4096 // (grids + 32)
+
+
+def test_rows_come_with_sound_and_without_in_the_asked_share_and_silent_rows_never() -> None:
+    tasks = {"camera": TaskSettings(0.5, sound=0.25), "effect": TaskSettings(0.5, sound=1.0)}
+    drawn = TaskMix(tasks, BATCH, CLIP, family_frames=9)
+    samples: Counter[tuple[str, bool]] = Counter()
+    for number in range(4000):
+        task = drawn.draw(5, number)
+        assert task.frames == 9
+        samples[task.kind, task.has_audio] += task.batch
+    total = samples.total()
+    assert samples["effect", True] == 0
+    assert abs(samples["effect", False] / total - 0.5) < 0.03
+    assert abs(samples["camera", True] / (samples["camera", True] + samples["camera", False]) - 0.25) < 0.03
+
+
+def test_families_are_as_long_as_their_takes_and_no_longer() -> None:
+    tasks = {"camera": TaskSettings(1.0, frames=(10,))}
+    with pytest.raises(ValueError, match="tasks.camera.frames must lie between 1 and the 9 latent frames"):
+        TaskMix(tasks, BATCH, CLIP, family_frames=9)
+    assert TaskMix({"camera": TaskSettings(1.0, frames=(5,))}, BATCH, CLIP, 9).tasks[0].frames == 5

@@ -161,15 +161,16 @@ def references(
 def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:
     """A reference's frames, scaled as large as fits into the clip's size with its own proportions.
 
-    Of a film, as many as the clip has, at its rate, in whole groups; one as long as the clip is held to the clip's last
-    group, as the clip itself is.
+    Of a film, as many as are made at once, at the clip's rate, in whole groups; one as long as the clip is held to the
+    clip's last group, as the clip itself is.
     """
     if file.kind == "image":
         return read_image(file.path, _fitting(probe_image(file.path), geometry))[None]
     facts = probe_video(file.path)
     size = _fitting((facts.width, facts.height), geometry)
-    frames = read_video(file.path, request.fps, size, request.frames, file.skip)
-    if len(frames) == request.frames:
+    count = min(request.frames, geometry.frames)
+    frames = read_video(file.path, request.fps, size, count, file.skip)
+    if len(frames) == count:
         return hold_last(frames, geometry.frames)
     step = geometry.temporal_compression
     return frames[: (len(frames) - 1) // step * step + 1]

@@ -39,25 +39,28 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
     return geometry
 
 
-def warnings(request: ClipRequest, model: ModelFolder) -> list[str]:
-    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained."""
+def warnings(request: ClipRequest, model: ModelFolder, geometry: ClipGeometry) -> list[str]:
+    """What is worth saying about a request that can be served: of its prompt, and where it leaves what was trained.
+
+    geometry: what the model makes at once, as `validate` returned it.
+    """
     implied = [reference.name for reference in request.references if reference.implied]
-    faults = check_prompt(request.prompt, request.names, implied)
-    said = [str(fault) for fault in faults if fault.severity == "warning"]
+    said = [str(fault) for fault in check_prompt(request.prompt, request.names, implied) if fault.severity == "warning"]
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
         said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
-    if request.frames > model.defaults.frames:
+    frames = min(request.frames, geometry.frames)
+    if frames > model.defaults.frames:
         said.append(
-            f"the clip has {request.frames} frames and the model was trained on up to {model.defaults.frames}; "
+            f"{frames} frames are made at once and the model was trained on up to {model.defaults.frames}; "
             "what comes later may be worse"
         )
     for reference in request.references:
         flag = f"--ref {reference.name}"
         if reference.kind != "image" and not reference.implied:
-            lasts, read = _seconds(flag, reference.kind, reference.path), float(request.seconds)
+            lasts, read = _seconds(flag, reference.kind, reference.path), float(frames / request.fps)
             if lasts > read + 0.1:
-                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as long as the clip is")
+                said.append(f"{flag} lasts {lasts:.1f} s; its first {read:.1f} s are read, as much as is made at once")
     return said
 
 

@@ -58,13 +58,12 @@ def resolve_references(values: Sequence[str]) -> tuple[ReferenceFile, ...]:
 def in_prompt_order(references: Sequence[ReferenceFile], prompt: Prompt) -> tuple[ReferenceFile, ...]:
     """The references in the order of their first mention, which is their order on the time axis.
 
-    Of those that it does not mention, implied ones come first, and the others follow in the order given.
+    Those that the prompt does not mention follow in the order given.
     """
     names = [mention.name for mention in prompt.mentions()]
 
     def place(reference: ReferenceFile) -> int:
-        unmentioned = -1 if reference.implied else len(names)
-        return names.index(reference.name) if reference.name in names else unmentioned
+        return names.index(reference.name) if reference.name in names else len(names)
 
     return tuple(sorted(references, key=place))
 

@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sky4.train.muon import Muon
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -72,7 +74,7 @@ class Optimizers:
         ]
         self.rates = [config.learning_rate, config.muon_rate]
         if kernels:
-            self.parts.append(torch.optim.Muon(self.matrices, config.muon_rate, weight_decay=config.weight_decay))
+            self.parts.append(Muon(self.matrices, config.muon_rate, weight_decay=config.weight_decay))
 
     def step(self, factor: float) -> None:
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):

@@ -1,7 +1,7 @@
 """Muon for the matrices inside the blocks, AdamW for everything else; the schedule; which steps are not taken.
 
-Muon (Jordan 2024) orthogonalises the momentum of a matrix, so that every direction of it learns alike; it is meant for
-hidden matrices. Embeddings, input and output projections, modulation, norms and biases stay with AdamW.
+Muon is meant for hidden matrices. Embeddings, input and output projections, modulation, norms and biases stay with
+AdamW.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sky4.errors import Sky4Failure
+from sky4.train.muon import Muon
 from sky4.train.settings import OptimizerSettings, ScheduleSettings
 
 NOT_DECAYED = ("norm", "embed", "bias")  # parts of names whose weights are never decayed
@@ -54,9 +55,7 @@ class Optimizers:
         ]
         if muon:
             self._parts.append(
-                torch.optim.Muon(
-                    muon, lr=settings.muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-                )
+                Muon(muon, settings.muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
             )
         self._rates = [settings.lr, settings.muon_lr]
 

@@ -58,7 +58,7 @@ class TextEncoderConfig:
     heads: int = 3
     fact_weight: float = 1.0
     bf16: bool = True
-    base: str | None = None  # the folder of an encoder to go on from, with its tokenizer
+    base: str | None = None  # the folder of an encoder to go on from; its tokenizer and shape replace the fields above
     families: float = 0.0  # share of texts that are instructions and captions of takes
     anchor_weight: float = 1.0  # of the distance to the base's hidden states on the captions of level 1
 
@@ -194,7 +194,7 @@ class TextEncoderProblem:
         else:
             self.tokenizer, model = load(config.base)
             self.anchor = load(config.base)[1].to(device).requires_grad_(False).eval()
-        self._module = _WithHeads(model, config.width).to(device)
+        self._module = _WithHeads(model, model.config.text_config.hidden_size).to(device)
 
     @property
     def module(self) -> nn.Module:

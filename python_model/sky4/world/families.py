@@ -38,6 +38,7 @@ from sky4.world.vocabulary import (
 
 FAMILY_SECONDS = 33 / 16  # the length of the tasks' clips
 SPEED = 0.13  # unit widths a second, so that two seconds show where a thing goes
+OUTLINED = ("circle", "square", "triangle")  # the outline of a thinner shape fills it: nothing would be seen to change
 TEXTURED = 0.35  # share of things that are not of one colour
 
 # Videos of a family, and its stills: names of `Family.take`.
@@ -152,9 +153,10 @@ def sample_family(seed: int, index: int, split: Split = "train", level: int = 3)
     )
     subject = _wanderer(sample_scene(seed, index, split), random, level)
     newcomer = _renamed(subject, _other_identity(subject, random, split, level))
-    others = [c for c in COLOURS if c not in (subject.colour, newcomer.colour) and not is_held_out(newcomer.shape, c)]
+    beside = sample_scene(seed ^ 0xB5, index)
+    others = [c for c in COLOURS if c not in (subject.colour, newcomer.colour) and not is_held_out(beside.shape, c)]
     bystander = replace(
-        sample_scene(seed ^ 0xB5, index),
+        beside,
         colour=_one_of(random, others),
         size="small",
         motion="static",
@@ -179,7 +181,7 @@ def sample_family(seed: int, index: int, split: Split = "train", level: int = 3)
         "replaced": base.with_thing(newcomer),
         "count": replace(base, things=without if len(base.things) == 2 else (bystander, subject)),
         "backdrop": replace(base, backdrop=elsewhere),
-        "style": replace(base, style=_one_of(random, STYLES[1:])),
+        "style": replace(base, style=_one_of(random, STYLES[1:] if subject.shape in OUTLINED else STYLES[2:])),
         "camera": replace(base, camera=_one_of(random, CAMERAS[1:])),
         "scene": replace(base, weather=weather, light=light),
         "overlay": replace(base, overlay=_overlay(random)),
@@ -255,7 +257,11 @@ def _recoloured(scene: Scene, random: np.random.Generator, split: Split, level: 
     """Another colour, in 3 of 10 another texture; a texture's second colour stays."""
     textures = [name for name in LEVEL_TEXTURES[level] if name != scene.texture]
     if textures and random.random() < 0.3:
-        return replace(scene, texture=_one_of(random, textures))
+        # a solid thing's second colour is not drawn: it may be its first, and would not be seen
+        accent = (
+            scene.accent if scene.accent != scene.colour else _one_of(random, [c for c in COLOURS if c != scene.colour])
+        )
+        return replace(scene, texture=_one_of(random, textures), accent=accent)
     colours = [c for c in COLOURS if c != scene.colour and c != scene.accent]
     kept = [c for c in colours if is_held_out(scene.shape, c) == (split == "heldout")]
     return replace(scene, colour=_one_of(random, kept or colours))
