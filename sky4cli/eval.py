@@ -136,7 +136,7 @@ def world(
 
     values = {"--prompts": prompts, "--count": count, "--first-frames": first_frames, "--cases": cases, "--task": task}
     for flag in OF_PROMPTS if suite == "tasks" else OF_TASKS:
-        if values[flag]:
+        if values[flag] not in (None, []):
             raise RequestError(f"{flag} does not belong to --suite {suite}; drop it, or choose the other suite")
     if ceiling and codec:
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
