@@ -154,7 +154,7 @@ def test_an_extension_goes_on_from_its_seam(direction) -> None:
         assert not judge(case, held, FPS, truth).edited
         assert not judge(case, truth[::-1], FPS, truth).edited
         neighbour = -1 if direction == "backward" else 0  # made frame beside the seam: one frame's way from it
-        assert np.abs(truth[neighbour].astype(int) - held[0]).mean() < np.abs(truth[16].astype(int) - held[0]).mean()
+        assert np.abs(truth[neighbour].astype(int) - held[0]).mean() < np.abs(truth[8].astype(int) - held[0]).mean()
 
 
 def test_an_extended_take_has_its_middle_in_the_middle() -> None:
