@@ -51,14 +51,8 @@ def make_clips(
     geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
-<<<<<<< HEAD
     for path in paths:
         check_sound(request, path)
-=======
-    if request.soundtrack is not None:
-        for path in paths:
-            check_soundtrack(request.soundtrack, request.seconds, path)
->>>>>>> inpaint
     for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
