@@ -21,19 +21,11 @@ Call = Callable[..., tuple[int, str, str]]
 NONE, ADDED = Fraction(0), Fraction(1, 5)
 # Each command that works on a clip, and the seconds that it adds to it. A new command is one line.
 COMMANDS = {
-<<<<<<< HEAD
     "generate": ("generate --video {clip} --prompt rain", NONE),
     "edit": ("edit {clip} --prompt rain", NONE),
     "inpaint": ("inpaint {clip} --prompt rain --box 25%,25%,50%,50%", NONE),
     "extend": ("extend {clip} --prompt rain --seconds 0.2", ADDED),
     "extend --backward": ("extend {clip} --prompt rain --seconds 0.2 --backward", ADDED),
-=======
-    "generate": ("generate --video {clip} --prompt rain", 0),
-    "edit": ("edit {clip} --prompt rain", 0),
-    "inpaint": ("inpaint {clip} --prompt rain --box 25%,25%,50%,50%", 0),
-    "extend": ("extend {clip} --prompt rain --seconds 1", 1),
-    "extend --backward": ("extend {clip} --prompt rain --seconds 1 --backward", 1),
->>>>>>> inpaint
 }
 THERE = [name for name in COMMANDS if name.split()[0] in typer.main.get_command(app).commands]
 EXTENDING = [name for name in THERE if COMMANDS[name][1]]
