@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sky4.errors import RequestError
+from sky4cli.eval_report import (
+    CLIPS,
+    RESULTS,
+    SHEET,
+    check_folder,
+    keeper,
+    say_measures,
+    say_tasks,
+    settings,
+    write_results,
+)
 from sky4cli.options import (
     AudioGuidance,
     Backend,
@@ -28,15 +39,21 @@ from sky4cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sky4.evaluation.world import ClipSize, Evaluation
-    from sky4.pipeline.clip import Clip
+    from PIL.Image import Image
+
+    from sky4.pipeline.components import Components
+    from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
+    from sky4cli.console import Reporter
 
 eval_app = typer.Typer(
     name="eval", help="Measure what a model makes.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
-RESULTS, SHEET, CLIPS = "results.json", "contact_sheet.png", "clips"
+Suite = Literal["prompts", "tasks"]
+OF_PROMPTS, OF_TASKS = ("--prompts", "--count", "--first-frames"), ("--cases", "--task")
+CASES = 16  # of each task
+TASK_FRAMES = 33  # of a clip: families of takes are laid out for so many
 
 
 @eval_app.callback()
@@ -44,12 +61,44 @@ def _root() -> None:
     """Measure what a model makes."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What both suites need: the model and how it computes, the sampling, and where results go."""
+
+    folder: ModelFolder
+    request: ClipRequest
+    of: Literal["renders", "codecs", "model"]
+    device: Device
+    dtype: Dtype
+    backend: Backend
+    clips: Path | None  # the folder in which clips are kept
+    force: bool
+    reporter: Reporter
+
+    def components(self) -> Components:
+        from sky4.pipeline.components import Components
+
+        return Components.load(self.folder.path, self.device, self.dtype, self.backend)
+
+
 @eval_app.command("world")
 def world(
+    suite: Annotated[
+        Suite, typer.Option("--suite", help="Clips from prompts alone, or every task of edits and references.")
+    ] = "prompts",
     prompts: Annotated[
-        Literal["heldout", "train"], typer.Option("--prompts", help="Pairs of shape and colour never or often trained.")
-    ] = "heldout",
-    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="How many prompts.")] = 64,
+        Literal["heldout", "train"] | None,
+        typer.Option("--prompts", help="Pairs of shape and colour never trained (default: heldout) or often."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", metavar="N", help="How many prompts; default: 64.")
+    ] = None,
+    cases: Annotated[
+        int | None, typer.Option("--cases", metavar="N", help=f"How many cases of each task; default: {CASES}.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="Only this task. Repeatable; default: all.")
+    ] = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FOLDER", help=f"Folder of {RESULTS} and {SHEET}.")
     ] = Path("eval-world"),
@@ -80,125 +129,100 @@ def world(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make clips for prompts of the procedural world and measure colour, shape, motion, sound, synchrony and place."""
+    """Make clips for prompts, or for tasks, of the procedural world, and measure whether they are what was asked."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4cli.console import Reporter
     from sky4cli.requests import Sampling, Shape, request_of
 
+    values = {"--prompts": prompts, "--count": count, "--first-frames": first_frames, "--cases": cases, "--task": task}
+    for flag in OF_PROMPTS if suite == "tasks" else OF_TASKS:
+        if values[flag] not in (None, []):
+            raise RequestError(f"{flag} does not belong to --suite {suite}; drop it, or choose the other suite")
     if ceiling and codec:
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
-    if not 1 <= count <= 100_000:
-        raise RequestError(f"--count {count} is outside 1 to 100000; 64 is usual")
-    starts = min(4, count) if first_frames is None else first_frames
-    if not 0 <= starts <= count:
-        raise RequestError(f"--first-frames {first_frames} is outside 0 to the --count of {count}; 4 is usual")
     if save_clips and (ceiling or codec):
         raise RequestError(f"--save-clips keeps what a model makes; drop --{'ceiling' if ceiling else 'codec'}")
-    _check_folder(out, force)
+    asked = 64 if count is None else count
+    starts = min(4, asked) if first_frames is None else first_frames
+    _check_counts(asked, starts, CASES if cases is None else cases)
+    names = _tasks(task or []) if suite == "tasks" else []
+    check_folder(out, force)
     folder = ModelFolder.read(model or BUNDLED)
     defaults = folder.defaults
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
     if width != height:
         raise RequestError(f"--size {width}x{height}: the world is square; ask for {height}x{height}")
-    shape = Shape(width, height, defaults.frames if frames is None else frames, defaults.fps)
+    usual = defaults.frames if suite == "prompts" else min(TASK_FRAMES, defaults.frames)
+    shape = Shape(width, height, usual if frames is None else frames, defaults.fps)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed)
     request = request_of("(each of the prompts)", shape, sampling, defaults)
     folder.geometry(width, height, request.frames, request.fps)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         reporter.stage("loading", 0, 1)
-        from sky4.evaluation.world import ClipSize, evaluate_codecs, evaluate_model, evaluate_renders
-        from sky4.pipeline.components import Components
-        from sky4.world.evaluate import world_prompts
-
-        asked = world_prompts(count, prompts)
-        of = "renders" if ceiling else "codecs" if codec else "model"
-        clip_size = ClipSize(width, request.frames, request.fps, folder.sample_rate)
-        if ceiling:
-            result = evaluate_renders(asked, clip_size, reporter.stage)
+        of: Literal["renders", "codecs", "model"] = "renders" if ceiling else "codecs" if codec else "model"
+        kept = out if save_clips else None
+        job = _Job(folder, request, of, device, dtype, attention_backend, kept, force, reporter)
+        if suite == "prompts":
+            results, sheet, say = _measure_prompts(job, prompts or "heldout", asked, starts)
         else:
-            components = Components.load(folder.path, device, dtype, attention_backend)
-            if codec:
-                result = evaluate_codecs(asked, clip_size, components, reporter.stage)
-            else:
-                keep = _keeper(out, force) if save_clips else None
-                result = evaluate_model(asked, request, components, reporter.stage, first_frames=starts, keep=keep)
-        settings = _settings(of, prompts, request, clip_size, folder.manifest.name)
-        results = {**settings, **result.to_dict()}
-        _write(out, results, result)
+            results, sheet, say = _measure_tasks(job, names, CASES if cases is None else cases)
+        write_results(out, results, sheet)
     if not as_json:
-        _say(settings, result)
+        say()
     reporter.result(f"{out / RESULTS}  {out / SHEET}")
-    told = {key: value for key, value in results.items() if key != "clips"}
+    told = {key: value for key, value in results.items() if key not in ("clips", "cases")}
     reporter.record({**told, "results": str(out / RESULTS), "contact_sheet": str(out / SHEET)})
 
 
-def _check_folder(out: Path, force: bool) -> None:
-    """RequestError for a place where results cannot be written, or lie already."""
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder")
-    found = [name for name in (RESULTS, SHEET) if (out / name).exists()]
-    if found and not force:
-        raise RequestError(f"--out {out} holds {found[0]} already; choose another folder, or --force to replace it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--out {out} cannot be made ({error.strerror}); choose another folder") from error
+def _check_counts(count: int, starts: int, cases: int) -> None:
+    if not 1 <= count <= 100_000:
+        raise RequestError(f"--count {count} is outside 1 to 100000; 64 is usual")
+    if not 0 <= starts <= count:
+        raise RequestError(f"--first-frames {starts} is outside 0 to the --count of {count}; 4 is usual")
+    if not 1 <= cases <= 10_000:
+        raise RequestError(f"--cases {cases} is outside 1 to 10000; {CASES} is usual")
 
 
-def _keeper(out: Path, force: bool) -> Callable[[int, Clip], None]:
-    (out / CLIPS).mkdir(exist_ok=True)
+def _tasks(names: list[str]) -> list[str]:
+    """The tasks of these names, all for none. RequestError for an unknown one."""
+    from sky4.world.tasks import TITLES
 
-    def keep(number: int, clip: Clip) -> None:
-        clip.save(out / CLIPS / f"{number:03d}.mp4", force=force)
-
-    return keep
-
-
-def _settings(of: str, prompts: str, request: ClipRequest, size: ClipSize, model: str) -> dict[str, Any]:
-    """What the numbers belong to."""
-    told: dict[str, Any] = {"measured": of, "prompts": prompts, "model": model}
-    told |= {"size": size.size, "frames": size.frames, "fps": str(size.fps)}
-    if of == "model":
-        names = ("steps", "sampler", "guidance", "audio_guidance", "shift", "seed")
-        told |= {name: getattr(request, name) for name in names}
-    return told
+    unknown = next((name for name in names if name not in TITLES), None)
+    if unknown is not None:
+        raise RequestError(f"--task {unknown} is unknown; choose of {', '.join(TITLES)}")
+    return [name for name in TITLES if name in names or not names]
 
 
-def _write(out: Path, results: dict[str, Any], result: Evaluation) -> None:
-    """Both files under temporary names first, so that neither is ever half written."""
-    from sky4.media.destination import whole_or_nothing
-
-    with whole_or_nothing(out / SHEET, force=True) as partial:
-        result.sheet().save(partial, format="PNG")
-    partial = out / f".{RESULTS}.partial"
-    try:
-        partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(out / RESULTS)
-    finally:
-        partial.unlink(missing_ok=True)
+Results = tuple[dict[str, Any], "Image", Callable[[], None]]
 
 
-def _say(settings: dict[str, Any], result: Evaluation) -> None:
-    """The table, for people."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
+def _measure_prompts(job: _Job, prompts: Literal["heldout", "train"], count: int, starts: int) -> Results:
+    from sky4.evaluation.world import ClipSize, evaluate_codecs, evaluate_model, evaluate_renders
+    from sky4.world.evaluate import world_prompts
 
-    title = f"{settings['measured']}: {len(result.rows)} {settings['prompts']} prompts, {settings['size']} pixels"
-    table = Table(title=f"{title}, {settings['frames']} frames", box=SIMPLE, title_justify="left")
-    table.add_column("measure")
-    for heading in (settings["measured"], "chance", "renders", "on"):
-        table.add_column(heading, justify="right")
-    for measure in result.table:
-        best = result.ceiling.get(measure.name, float("nan"))
-        numbers = (_number(value, measure.unit) for value in (measure.value, measure.chance, best))
-        table.add_row(measure.name, *numbers, str(measure.count))
-    console = Console(highlight=False)
-    # in a pipe rich assumes 80 columns, and would cut the names short
-    console.print(table, width=None if console.is_terminal else 100, soft_wrap=not console.is_terminal)
+    asked, request, say = world_prompts(count, prompts), job.request, job.reporter.stage
+    size = ClipSize(request.width, request.frames, request.fps, job.folder.sample_rate)
+    if job.of == "renders":
+        result = evaluate_renders(asked, size, say)
+    elif job.of == "codecs":
+        result = evaluate_codecs(asked, size, job.components(), say)
+    else:
+        keep = None if job.clips is None else keeper(job.clips, job.force)
+        result = evaluate_model(asked, request, job.components(), say, first_frames=starts, keep=keep)
+    told = settings(job.of, {"prompts": prompts}, request, job.folder.manifest.name)
+    return {**told, **result.to_dict()}, result.sheet(), lambda: say_measures(told, result)
 
 
-def _number(value: float, unit: str) -> str:
-    if value != value:  # not a number: nothing to compare with
-        return "-"
-    return {"share": f"{100 * value:.1f} %", "ms": f"{value:.1f} ms", "dB": f"{value:.1f} dB"}.get(unit, f"{value:.3f}")
+def _measure_tasks(job: _Job, names: list[str], cases: int) -> Results:
+    from sky4.evaluation.tasks import codec_maker, evaluate_tasks, model_maker, render_maker
+
+    components, rate = None if job.of == "renders" else job.components(), job.folder.sample_rate
+    if components is None:
+        make = render_maker(rate)
+    elif job.of == "codecs":
+        make = codec_maker(components)
+    else:
+        make = model_maker(components, None if job.clips is None else keeper(job.clips, job.force))
+    result = evaluate_tasks(names, cases, job.request, make, rate, components, job.reporter.stage)
+    told = settings(job.of, {"suite": "tasks", "cases_each": cases}, job.request, job.folder.manifest.name)
+    return {**told, **result.to_dict()}, result.sheet(), lambda: say_tasks(told, result.tasks, result.rows)

@@ -59,6 +59,18 @@ def test_codecs_are_measured_against_renders(run) -> None:
     assert "sound against render (SNR)" in out
 
 
+def test_tasks_are_judged_through_files_and_one_request(run) -> None:
+    tasks = ["inpaint_subject", "extend_backward", "image_audio", "effect"]
+    chosen = [word for task in tasks for word in ("--task", task)]
+    out = run("--suite", "tasks", "--cases", "1", "--steps", "1", "--frames", "17", "--out", "tasks", *chosen)
+    assert all(task in out for task in tasks)
+    results = json.loads(Path("tasks/results.json").read_text("utf-8"))
+    assert {line["name"] for line in results["tasks"]} == set(tasks)
+    assert {line["name"] for line in results["rows"]} >= {"region inpainting", "extension"}
+    assert all(0 < line["chance"] < 0.5 and line["count"] == 1 for line in results["tasks"])
+    assert Image.open("tasks/contact_sheet.png").height == len(tasks) * 70
+
+
 def test_results_are_not_overwritten_without_force(run) -> None:
     run("--ceiling", "-n", "1", "--out", "twice")
     before = Path("twice/results.json").read_bytes()
@@ -79,6 +91,10 @@ def test_results_are_not_overwritten_without_force(run) -> None:
         (["--size", "36x36"], "nearest"),
         (["--save-clips", "--codec"], "drop --codec"),
         (["--steps", "0"], "--steps"),
+        (["--cases", "2"], "--cases does not belong to --suite prompts"),
+        (["--suite", "tasks", "-n", "2"], "--count does not belong to --suite tasks"),
+        (["--suite", "tasks", "--cases", "0"], "--cases 0 is outside 1 to 10000"),
+        (["--suite", "tasks", "--task", "dance"], "--task dance is unknown; choose of image_audio"),
     ],
 )
 def test_bad_requests_are_refused_in_a_sentence(run, argv: list[str], says: str) -> None:

@@ -65,7 +65,8 @@ OPTIONS = {
     "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
     "eval": [],
     "eval world": [
-        *("--prompts", "-n --count", "-o --out", "--ceiling", "--codec", "--first-frames", "--save-clips"),
+        *("--suite", "--prompts", "-n --count", "--cases", "--task"),
+        *("-o --out", "--ceiling", "--codec", "--first-frames", "--save-clips"),
         *("--size", "--frames"),
         *SAMPLING,
         *ENGINE,

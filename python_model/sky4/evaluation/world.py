@@ -77,18 +77,27 @@ def rendered(scene: Scene, size: ClipSize) -> tuple[Frames, Wave]:
 
 def recoded(frames: Frames, wave: Wave, components: Components) -> tuple[Frames, Wave]:
     """A clip through both codecs and back: what a perfect model would reach with them."""
+    return recoded_frames(frames, components), recoded_wave(wave, components)
+
+
+def recoded_frames(frames: Frames, components: Components) -> Frames:
+    """Frames [F, H, W, 3] through the picture's codec and back."""
     with torch.inference_mode():
-        video, audio = components.video_codec, components.audio_codec
-        latents = video.encode(to_pixels(frames).to(components.device))
-        seen = np.concatenate([to_frames(chunk) for chunk in video.decode(latents)])
-        heard = audio.encode(torch.from_numpy(wave)[None].to(components.device))
-        sound = audio.decode(heard, wave.shape[1])[0].float().cpu().numpy()
-    return seen, np.asarray(sound, np.float32)
+        latents = components.video_codec.encode(to_pixels(frames).to(components.device))
+        return np.concatenate([to_frames(chunk) for chunk in components.video_codec.decode(latents)])
 
 
-def decoded(clip: Clip) -> tuple[Frames, Wave]:
-    """A generated clip as arrays, before any lossy file format."""
-    return np.concatenate(list(clip.frames())), clip.audio()
+def recoded_wave(wave: Wave, components: Components) -> Wave:
+    """A sound [2, S] through the sound's codec and back."""
+    with torch.inference_mode():
+        heard = components.audio_codec.encode(torch.from_numpy(wave)[None].to(components.device))
+        sound = components.audio_codec.decode(heard, wave.shape[1])[0].float().cpu().numpy()
+    return np.asarray(sound, np.float32)
+
+
+def decoded(clip: Clip) -> tuple[Frames, Wave | None]:
+    """A generated clip as arrays, before any lossy file format; no wave where none was asked for."""
+    return np.concatenate(list(clip.frames())), clip.audio() if clip.request.wants_audio else None
 
 
 def evaluate_renders(prompts: Sequence[Prompt], size: ClipSize, say: Progress) -> Evaluation:
@@ -138,7 +147,9 @@ def evaluate_model(
     rows = []
     for number, prompt in enumerate(prompts):
         clip = generate_clip(replace(request, prompt=prompt.text, seed=request.seed + number), components)
-        rows.append(_row(prompt, *decoded(clip), size))
+        seen, heard = decoded(clip)
+        assert heard is not None, "prompts are measured in picture and sound"
+        rows.append(_row(prompt, seen, heard, size))
         if keep is not None:
             keep(number, clip)
         say("generating", number + 1, len(prompts))

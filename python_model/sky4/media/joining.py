@@ -31,7 +31,11 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "mp3": ("libmp3lame", {"reservoir": "0"}),  # no packet leans on the bits of one that is dropped
     "ac3": ("ac3", {}),
     "flac": ("flac", {}),
+    "alac": ("alac", {}),
 }
+# Where the source's header says how every packet is to be read, so that the encoder's has to say the same: of AAC the
+# object type, rate and channels, of ALAC the frame, depth and coding parameters.
+HEADERS = {"aac": slice(0, 2), "alac": slice(12, 24)}
 
 
 class JoiningEncoder:
@@ -42,7 +46,7 @@ class JoiningEncoder:
         self.frame = PCM_FRAME if self.lossless else _frame_of(source)
         with opened_sound(source.path) as (_, stream):
             self.format, self.header = stream.codec_context.format.name, bytes(stream.codec_context.extradata or b"")
-        self.delay = 0 if self.lossless else self._check()
+        self.delay = self._check()
 
     def packets(self, target: NDArray[np.float32], seam: int) -> tuple[SoundPacket, ...]:
         """Packets for target [C, S] from sample `seam` on, where one of the source's begins."""
@@ -68,8 +72,9 @@ class JoiningEncoder:
         """The encoder's delay in samples, as silence shows it."""
         context = self._context()
         packets = self._through(context, np.zeros((context.channels, 0), np.float32), 0, 4 * self.frame)
-        same = self.source.codec != "aac" or bytes(context.extradata or b"")[:2] == self.header[:2]
-        if packets[0].duration != self.frame or packets[0].pts is None or not same:
+        told = HEADERS.get(self.source.codec, slice(0, 0))
+        same = bytes(context.extradata or b"")[told] == self.header[told]
+        if not same or packets[0].pts is None or not (self.lossless or packets[0].duration == self.frame):
             raise RequestError(f"{_told(self.source)} in a form that no encoder here writes")
         return -packets[0].pts
 

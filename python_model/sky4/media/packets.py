@@ -114,9 +114,9 @@ def read_packets(path: Path, until: Fraction | None = None) -> PacketSound:
 
 
 def lossless(codec: str) -> bool:
-    """Whether each packet decodes by itself, to the very samples that went in."""
+    """Whether each packet decodes by itself, and its samples encode to the same again."""
     found = av.Codec(codec, "r")
-    return bool(found.lossless and not found.lossy)
+    return codec.startswith("pcm_") or bool(found.lossless and not found.lossy)
 
 
 class _Raw:
@@ -124,7 +124,7 @@ class _Raw:
 
     def __init__(self, stream: AudioStream) -> None:
         self.stream, self.rate = stream, stream.codec_context.sample_rate
-        self.layout = stream.codec_context.layout.name
+        self.layout = _named(stream.codec_context.layout.name)
         stream.codec_context.flags2 |= Flags2.skip_manual
 
     def frames(self, payload: bytes) -> list[AudioFrame]:
@@ -133,11 +133,16 @@ class _Raw:
         found = self.stream.codec_context.decode(packet)
         if found:
             # HE-AAC tells half of both before it is decoded
-            self.rate, self.layout = found[0].sample_rate, found[0].layout.name
+            self.rate, self.layout = found[0].sample_rate, _named(found[0].layout.name)
         return found
 
     def count(self, payload: bytes) -> int:
         return sum(frame.samples for frame in self.frames(payload))
+
+
+def _named(layout: str) -> str:
+    """PCM in Matroska tells how many channels there are and not what they are."""
+    return {"1 channels": "mono", "2 channels": "stereo"}.get(layout, layout)
 
 
 def _start(packet: Packet[AudioStream], expected: int | None, rate: int, zero: Fraction) -> int:
