@@ -67,13 +67,13 @@ def make_clips(
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
         meter = SeamMeter(clip.seams, clip.given, clip.fps)
-        written = clip.save(path, force=force, progress=reporter.stage, watch=meter)
+        written = clip.save(path, force=force, progress=reporter.stage, watch=meter.frames)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
         if clip.request.canvas is not None:
             record["kept"] = _kept(written, clip, reporter)
-        seams = meter.report()
+        seams = meter.report(written.path)
         if seams is not None:
             reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())

@@ -75,6 +75,7 @@ def test_the_clip_goes_on_in_its_own_size_rate_and_frames(run: Run, direction: t
     # nano's windows are of 9 frames and keep 5: 15 more are made in 4 rounds
     at = [1.5, 1.1, 0.7, 0.3] if direction else [2.0, 2.4, 2.8, 3.2]
     assert [seam["seconds"] for seam in made["seams"]] == sorted(at)
+    assert min(made["usual"].values()) >= 0  # None of neither stream
     assert set(made["usual"]) == {"colour", "motion", "loudness"}
 
 

@@ -8,7 +8,7 @@ from sky4.media.continuation import JoinedSound, KeptThenMade, check_continuable
 from sky4.media.destination import OutputFormat, check_destination, output_format
 from sky4.media.images import probe_image, read_image
 from sky4.media.recipe import read_recipe
-from sky4.media.sound import probe_audio, read_audio
+from sky4.media.sound import probe_audio, read_audio, sound_power
 from sky4.media.soundtrack import Soundtrack, check_soundtrack, kept_sound, mixed
 from sky4.media.video import VideoFacts, iterate_video, probe_video, read_video
 from sky4.media.write import WrittenClip, write_clip
@@ -37,5 +37,6 @@ __all__ = [
     "read_image",
     "read_recipe",
     "read_video",
+    "sound_power",
     "write_clip",
 ]

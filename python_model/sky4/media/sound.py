@@ -82,6 +82,31 @@ def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray
     return np.ascontiguousarray(wave[:, :wanted], dtype=np.float32)
 
 
+def sound_power(path: Path, hertz: int = 100) -> NDArray[np.float64]:
+    """Mean square of the sound in each 1/hertz of a second from the file's start, [N]: however long, little is held.
+
+    RequestError where there is no sound to decode.
+    """
+    rate = 480 * hertz
+    powers, rest = [np.zeros(0)], np.zeros(0)
+    try:
+        with av.open(located(path), options=OPTIONS) as container:
+            if not container.streams.audio:
+                raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
+            resampler = to_stereo(container.streams.audio[0], rate)
+            for frame in _then_flush(container):
+                if frame is not None:
+                    frame.pts = None
+                for converted in resampler.resample(frame):
+                    rest = np.concatenate([rest, np.square(stereo(converted), dtype=np.float64).mean(axis=0)])
+                whole = len(rest) // 480 * 480
+                powers.append(rest[:whole].reshape(-1, 480).mean(axis=1))
+                rest = rest[whole:]
+    except (av.error.FFmpegError, OSError) as error:
+        raise RequestError(f"'{path}' cannot be decoded as sound; give a WAV, MP3, FLAC, MP4 or similar") from error
+    return np.concatenate(powers)
+
+
 def to_stereo(stream: AudioStream, sample_rate: int) -> AudioResampler:
     """To float32 at `sample_rate` in two channels; mono stays mono, as libav would put it on both 3 dB lower."""
     layout = "mono" if stream.codec_context.channels == 1 else "stereo"

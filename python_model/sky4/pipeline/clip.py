@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,18 +45,7 @@ from sky4.pipeline.windows import Frames, MadeWindow, sample_at
 RECIPE_VERSION = 1
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
-
-
-class Watch(Protocol):
-    """Looks on while a clip is written."""
-
-    def frames(self, chunks: Iterator[Frames]) -> Iterator[Frames]:
-        """The same chunks [f, H, W, 3]."""
-        ...
-
-    def sound(self, wave: NDArray[np.float32] | None, sample_rate: int) -> None:
-        """The wave [2, S]; None where none is written."""
-        ...
+Watch = Callable[[Iterator[Frames]], Iterator[Frames]]  # passes a clip's frames on, and may look at them
 
 
 @dataclass(frozen=True)
@@ -197,14 +186,13 @@ class Clip:
     ) -> WrittenClip:
         """Decode into `path`, in the format of its suffix. RequestError, Sky4Failure as `media.write_clip`.
 
-        watch: sees frames and sound as they are written.
+        watch: sees the frames as they are written.
         """
         request = self.request
         frames = _told(self.frames(), self.frame_count, progress) if request.wants_video else None
         sound = self.sound()
         if watch is not None:
-            frames = None if frames is None else watch.frames(frames)
-            watch.sound(sound if isinstance(sound, np.ndarray) else None, self.geometry.sample_rate)
+            frames = None if frames is None else watch(frames)
         return write_clip(
             path,
             frames,

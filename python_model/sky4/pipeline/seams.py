@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sky4.errors import RequestError
+from sky4.media import sound_power
+from sky4.media.write import SOUND_NAME
+
 SIDE = 96  # pixels, about, of the shorter side that is looked at: steps of the whole picture show there
-LOUDNESS_SECONDS = Fraction(1, 10)
+LOUDNESS_HERTZ, NEAR = 100, 10  # the sound's power is taken in hundredths of a second, ten of them on either side
 SILENCE = 1e-3  # -60 dB: below it no step is heard
 
 
@@ -53,16 +58,15 @@ class SeamReport:
 
 
 class SeamMeter:
-    """Watches a clip being written (`pipeline.clip.Watch`); keeps two numbers a frame."""
+    """Watches a clip being written, and listens to what was written; keeps two numbers a frame."""
 
     def __init__(self, seams: Sequence[int], given: range, fps: Fraction) -> None:
         self._seams, self._given, self._fps = list(seams), given, fps
         self._colour: list[float] = []
         self._motion: list[float] = []
-        self._wave: NDArray[np.float32] | None = None
-        self._rate = 0
 
     def frames(self, chunks: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        """The same chunks [f, H, W, 3]."""
         before: NDArray[np.int16] | None = None
         for chunk in chunks:
             every = max(1, min(chunk.shape[1:3]) // SIDE)
@@ -73,35 +77,31 @@ class SeamMeter:
                 before = frame
             yield chunk
 
-    def sound(self, wave: NDArray[np.float32] | None, sample_rate: int) -> None:
-        self._wave, self._rate = wave, sample_rate
-
-    def report(self) -> SeamReport | None:
-        """None where the clip has no seam."""
+    def report(self, written: Path) -> SeamReport | None:
+        """What the frames, and the sound of the written file, have at the seams; None where the clip has none."""
         if not self._seams:
             return None
+        heard = written / SOUND_NAME if written.is_dir() else written
+        loudness = _loudness(heard) if heard.is_file() else None
         inside = self._given if len(self._given) > 1 else range(len(self._motion) or max(self._seams))
-        usual = [self._steps(frame) for frame in inside[1:] if frame not in self._seams]
+        usual = [self._steps(frame, loudness) for frame in inside[1:] if frame not in self._seams]
         at = tuple(float(frame / self._fps) for frame in self._seams)
-        return SeamReport(at, tuple(self._steps(frame) for frame in self._seams), _median(usual))
+        return SeamReport(at, tuple(self._steps(frame, loudness) for frame in self._seams), _median(usual))
 
-    def _steps(self, frame: int) -> Steps:
-        shown = bool(self._motion)
-        return Steps(
-            self._colour[frame] if shown else None, self._motion[frame] if shown else None, self._loudness_step(frame)
-        )
-
-    def _loudness_step(self, frame: int) -> float | None:
-        if self._wave is None:
-            return None
-        at, width = round(frame / self._fps * self._rate), round(LOUDNESS_SECONDS * self._rate)
-        before, after = self._wave[:, max(0, at - width) : at], self._wave[:, at : at + width]
-        return abs(_decibels(after) - _decibels(before))
+    def _steps(self, frame: int, loudness: NDArray[np.float64] | None) -> Steps:
+        shown, at, louder = bool(self._motion), round(frame / self._fps * LOUDNESS_HERTZ), None
+        if loudness is not None:
+            around = loudness[max(0, at - NEAR) : at], loudness[at : at + NEAR]
+            before, after = (10 * np.log10(part.mean() + SILENCE**2) if part.size else 0.0 for part in around)
+            louder = float(abs(after - before)) if around[0].size and around[1].size else 0.0
+        return Steps(self._colour[frame] if shown else None, self._motion[frame] if shown else None, louder)
 
 
-def _decibels(wave: NDArray[np.float32]) -> float:
-    power = float(np.mean(np.square(wave, dtype=np.float64))) if wave.size else 0.0
-    return 10.0 * float(np.log10(power + SILENCE**2))
+def _loudness(path: Path) -> NDArray[np.float64] | None:
+    try:
+        return sound_power(path, LOUDNESS_HERTZ)
+    except RequestError:  # a silent clip
+        return None
 
 
 def _median(steps: Sequence[Steps]) -> Steps:
