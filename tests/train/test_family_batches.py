@@ -83,7 +83,7 @@ def test_a_row_s_batch_is_what_its_table_says(make_settings: Make, row: TaskRow)
         assert batch.video_references is None
 
     kept = batch.keep_mask.expand_as(batch.video) > 0.5
-    source = video[:, VIDEOS.index(row.under or row.target)]
+    source = video[:, VIDEOS.index("cleared" if row.under else row.target)]
     assert torch.equal(batch.video[kept], source[kept])
     if row.region == "thing":
         assert torch.equal(batch.keep_mask[:, 0], 1 - whole(pool, "region")[items][:, 0])

@@ -67,7 +67,7 @@ def family_content(
     keep = keep_mask(task, (shape[2], shape[3]), seed, numbers)
     if row.under is not None:
         keep = _kept_under(row, pool, items, task)
-        video = torch.where(keep > 0.5, shown(row.under), video)  # what is kept is the source's own
+        video = torch.where(keep > 0.5, shown("cleared"), video)  # what is kept is the filled source's own
     seen = [shown(name) for name in row.shown if not name.startswith("hit:")]
     hits = any(name.startswith("hit:") for name in row.shown)
     return Content(

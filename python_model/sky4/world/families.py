@@ -58,6 +58,7 @@ VIDEOS: tuple[str, ...] = (
     "face",  # another head whose face moves so
     "transfer",  # the replacing thing alone, on the base's way, before a plain backdrop
     "place",  # the other backdrop, empty
+    "cleared",  # base without its moving thing: what lies round a mask once the masked pixels are filled
 )
 STILLS: tuple[str, ...] = ("identity", "place", "portrait")  # the replacing thing elsewhere; the other head at rest
 SOUNDS: tuple[str, ...] = ("base", "replaced")  # the hits of the moving thing, of the replacing one
@@ -72,7 +73,8 @@ class TaskRow:
     """One row of the tasks' table.
 
     shown: names of the references in prompt order, "still:" in front of pictures and "hit:" of sounds. region: what of
-    `under` is made anew. first: whether the target's first frame is given.
+    `under` is made anew; the rest is kept as it looks once the masked pixels are filled from around them ("cleared").
+    first: whether the target's first frame is given.
     """
 
     name: str
@@ -191,6 +193,7 @@ def sample_family(seed: int, index: int, split: Split = "train", level: int = 3)
         "face": replace(stage, talker=replace(heads[1], expression=heads[0].expression)),
         "transfer": plain,
         "place": Take((), elsewhere),
+        "cleared": replace(base, things=base.things[:-1], ground=base.bounces),
     }
     posed = _wanderer(sample_scene(seed ^ 0x1D, index), random, 1)
     posed = replace(_renamed(posed, newcomer), size=_one_of(random, ("medium", "large")))

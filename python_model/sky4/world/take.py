@@ -72,6 +72,7 @@ class Take:
     overlay: Overlay | None = None
     effect: str = "none"
     talker: Talker | None = None
+    ground: bool = False  # drawn on a plain backdrop even where nothing bounces
 
     @classmethod
     def of(cls, scene: Scene) -> Take:
@@ -80,8 +81,8 @@ class Take:
 
     @property
     def bounces(self) -> bool:
-        """Whether something needs the ground."""
-        return any(thing.motion == "bounce" for thing in self.things)
+        """Whether there is ground, because something needs it or because it is asked for."""
+        return self.ground or any(thing.motion == "bounce" for thing in self.things)
 
     def with_thing(self, thing: Scene, place: int = -1) -> Take:
         """The take with another thing in place of one of its own."""
