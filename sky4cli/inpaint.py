@@ -187,10 +187,10 @@ def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, C
 
     RequestError for a region that does not fit the source.
     """
-    from sky4.media import output_format
     from sky4.media.mask_frames import canvas_of, check_region
     from sky4.pipeline.canvas import footage_of
-    from sky4.pipeline.request import Canvas, Source
+    from sky4.pipeline.request import Source
+    from sky4cli.requests import canvas_for
 
     source = Source(file.path, str(file.path), frames=file.frames, skip=file.skip, region=region)
     footage = footage_of(source, file.fps)
@@ -200,15 +200,8 @@ def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, C
     if region.files:
         white, black = ("made anew", "kept") if region.mode == "white-edits" else ("kept", "made anew")
         notes += (f"--mask-mode {region.mode}: what is white in the mask is {white}, what is black is {black}",)
-    chosen = output_format(out)
-    if chosen.muxer and (width % 2 or height % 2):
-        even = width // 2 * 2, height // 2 * 2
-        notes += (
-            f"{chosen.name} holds even sizes only: {width}x{height} is cut to {even[0]}x{even[1]} at the right and "
-            "the bottom; a PNG folder keeps it",
-        )
-        width, height = even
-    return source, Canvas(width, height), notes
+    canvas, cut = canvas_for(width, height, out)
+    return source, canvas, notes + cut
 
 
 def stretched(shape: Shape, canvas: Canvas) -> tuple[str, ...]:
