@@ -104,6 +104,14 @@ def test_every_variant_is_seen(families: list[Family]) -> None:
             assert (pixels - base).abs().mean() > 1e-3, (family.index, name, family.takes[name])
 
 
+def test_a_cleared_take_is_the_base_where_its_thing_is_not(families: list[Family]) -> None:
+    for family in families[:8]:
+        base, cleared = render_video([family.base, family.takes["cleared"]], 3, Fraction(3, 2), 48)
+        free = render_coverage(family.base, -1, torch.arange(3) / 1.5, 48) == 0
+        assert torch.equal(base[:, free], cleared[:, free])
+        assert not torch.equal(base, cleared)
+
+
 def test_a_second_colour_is_always_another_one(families: list[Family]) -> None:
     for family in families:
         things = [thing for take in family.takes.values() for thing in take.things]
