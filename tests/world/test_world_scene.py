@@ -63,5 +63,5 @@ def test_a_bounce_touches_the_ground_exactly_at_its_events():
 
 
 def test_a_level_the_world_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"level must be one of \[1\], got 9"):
+    with pytest.raises(ValueError, match=r"level must be one of \[1, 2, 3\], got 9"):
         sample_scene(0, 0, level=9)

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sky4.train.precision import multiplies_bfloat16
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic whose slope at zero is steepest
 ITERATIONS = 5
 TINY = 1e-7
@@ -50,7 +52,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The matrices [K, M, N] with all singular values brought near 1 (Newton-Schulz): between 0.7 and 1.2 or so."""
     a, b, c = COEFFICIENTS
-    x = matrices.to(_precision(matrices.device))
+    x = matrices.bfloat16() if multiplies_bfloat16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -59,8 +61,3 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    native = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32

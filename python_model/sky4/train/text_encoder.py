@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from sky4.train.precision import multiplies_bfloat16
 from sky4.world.captions import KINDS, Facts, caption, parse
 from sky4.world.families import ROWS, TASK_ROWS, VIDEOS, sample_family
 from sky4.world.instructions import instruction, take_caption
@@ -57,7 +58,7 @@ class TextEncoderConfig:
     layers: int = 3
     heads: int = 3
     fact_weight: float = 1.0
-    bf16: bool = True
+    bf16: bool | None = None  # None: where the device multiplies it natively
     base: str | None = None  # the folder of an encoder to go on from; its tokenizer and shape replace the fields above
     families: float = 0.0  # share of texts that are instructions and captions of takes
     anchor_weight: float = 1.0  # of the distance to the base's hidden states on the captions of level 1
@@ -186,6 +187,7 @@ class TextEncoderProblem:
 
     def __init__(self, config: TextEncoderConfig, seed: int = 0, device: str = "cpu"):
         self.config, self.device = config, device
+        self._bf16 = multiplies_bfloat16(torch.device(device)) if config.bf16 is None else config.bf16
         torch.manual_seed(seed)
         self.anchor: Qwen3VLForConditionalGeneration | None = None
         if config.base is None:
@@ -207,7 +209,7 @@ class TextEncoderProblem:
         orders, rows = write_instructions(seed + 1, first, asked)
         tokens: Any = self.tokenizer(texts + orders, padding=True, return_tensors="pt").to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._bf16):
             labels = ids.masked_fill(mask == 0, -100)
             out = self._module.language_model(
                 input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True, use_cache=False
@@ -241,7 +243,7 @@ class TextEncoderProblem:
     def _drift(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Mean squared distance to the base's hidden states, as a share of their mean square."""
         assert self.anchor is not None
-        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._bf16):
             out = self.anchor(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         wanted, real = out.hidden_states[-1].float(), mask.bool()
         return (hidden.float() - wanted)[real].square().mean() / wanted[real].square().mean()

@@ -25,6 +25,7 @@ from sky4.train.ema import MovingAverage
 from sky4.train.logging import TrainingLog
 from sky4.train.objective import FlowLoss, flow_loss, pad_text, to_device
 from sky4.train.optimizer import Optimizers, SpikeGuard, schedule_factor
+from sky4.train.precision import multiplies_bfloat16
 from sky4.train.settings import JointSettings
 
 Encode = Callable[[list[str]], TextInput]  # prompts to hidden states, on the training device
@@ -268,7 +269,7 @@ def computes_in_bfloat16(wanted: str, device: torch.device) -> bool:
     """Whether to autocast: "auto" does on CUDA and on processors that multiply bfloat16 matrices natively."""
     if wanted != "auto":
         return wanted == "bfloat16"
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return multiplies_bfloat16(device)
 
 
 def compiled(model: JointTransformer) -> Any:

@@ -15,6 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sky4.encoders.wan import decode_whole, encode_moments
+from sky4.train.precision import multiplies_bfloat16
 from sky4.world.families import FAMILY_SECONDS, VIDEOS, sample_family
 from sky4.world.render import render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
@@ -35,7 +36,7 @@ class VideoCodecConfig:
     kl_weight: float = 1e-4
     edge_weight: float = 0.5
     residual: bool = True
-    bf16: bool = True
+    bf16: bool | None = None  # None: where the device multiplies it natively
     base: str | None = None  # the folder of a codec to go on from; its shape replaces the fields above
     families: float = 0.0  # share of samples that are takes of levels 2 and 3
     anchor_weight: float = 1.0  # of the distance to the base's latents on plain scenes
@@ -75,6 +76,7 @@ class VideoCodecProblem:
 
     def __init__(self, config: VideoCodecConfig, device: str = "cpu"):
         self.config, self.device = config, device
+        self._bf16 = multiplies_bfloat16(torch.device(device)) if config.bf16 is None else config.bf16
         torch.manual_seed(0)
         self.anchor: AutoencoderKLWan | None = None
         if config.base is not None:
@@ -112,7 +114,7 @@ class VideoCodecProblem:
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
         pixels = self.pixels(seed, first, batch)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
             mean, logvar = encode_moments(self.codec, pixels)
             noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + first))
             decoded = decode_whole(self.codec, mean + noise.to(mean) * (0.5 * logvar).exp())  # not clamped
@@ -133,7 +135,7 @@ class VideoCodecProblem:
     def _drift(self, mean: Tensor, pixels: Tensor) -> Tensor:
         """Mean squared distance to the base's latents, in their deviations."""
         assert self.anchor is not None
-        with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
             wanted, _ = encode_moments(self.anchor, pixels)
         deviation = torch.tensor(self.codec.config.latents_std, device=mean.device).view(1, -1, 1, 1, 1)
         return ((mean - wanted.float()) / deviation).square().mean()
