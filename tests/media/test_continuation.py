@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sky4.errors import RequestError
-from sky4.media import KeptThenMade, check_continuable, joined_packets, joined_wave, read_audio, write_clip
+from sky4.media import KeptThenMade, check_continuable, joined_packets, read_audio, write_clip
 from tests.clips import Clips
 from tests.media.test_soundtrack import heard, packets_of
 
@@ -106,25 +106,25 @@ def test_a_part_of_the_source_goes_on_too(tmp_path: Path, clips: Clips) -> None:
     assert np.abs(off).max() < 0.02
 
 
-def test_made_sound_takes_over_within_the_new_packets_alone(clips: Clips) -> None:
+def test_made_sound_takes_over_within_the_new_packets_alone(clips: Clips, tmp_path: Path) -> None:
     """Another sound altogether: the source is whole up to the crossfade, which ends where the source does."""
     silence = np.zeros((2, 66150), np.float32)
     for backward in (False, True):
         joint = KeptThenMade(clips("pcm-mov"), Fraction(0), Fraction(2), silence, 44100, HALF, backward)
-        wave = joined_wave(joint)
+        wave = read_audio(write(tmp_path / f"{backward}.mov", joined_packets(joint).sound, Fraction(3)))
         assert wave.shape == (2, 3 * 44100)
         source = read_audio(clips("pcm-mov"))
         kept = wave[:, 44100 + 882 :] if backward else wave[:, : 2 * 44100 - 882]
         theirs = source[:, 882 : 2 * 44100] if backward else source[:, : 2 * 44100 - 882]
-        assert np.abs(kept - theirs).max() < 2e-3  # through the resampler in one go or in parts
-        assert np.abs(wave[:, :44100] if backward else wave[:, 2 * 44100 :]).max() == 0
+        assert np.abs(kept - theirs)[:, 200:-200].max() < 2e-3  # the resampler looks across the ends
+        assert np.abs(wave[:, : 44100 - 200] if backward else wave[:, 2 * 44100 + 200 :]).max() < 1e-4
 
 
-def test_without_an_overlap_the_source_ends_and_the_made_sound_begins_softly(clips: Clips) -> None:
+def test_without_an_overlap_the_source_ends_and_the_made_sound_begins_softly(clips: Clips, tmp_path: Path) -> None:
     loud = np.full((2, 44100), 0.9, np.float32)
     for backward in (False, True):
         joint = KeptThenMade(clips("pcm-mov"), Fraction(0), Fraction(2), loud, 44100, backward=backward)
-        wave = joined_wave(joint)
+        wave = read_audio(write(tmp_path / f"{backward}.mov", joined_packets(joint).sound, Fraction(3)))
         assert wave.shape == (2, 3 * 44100)
         assert np.abs(np.diff(wave, axis=1)).max() < 0.2
 

@@ -4,7 +4,7 @@ Arrays: a picture is uint8 [H, W, 3] RGB, a video uint8 [F, H, W, 3], a sound fl
 """
 
 from sky4.media.audio_track import Sound
-from sky4.media.continuation import JoinedSound, KeptThenMade, check_continuable, joined_packets, joined_wave
+from sky4.media.continuation import JoinedSound, KeptThenMade, check_continuable, joined_packets
 from sky4.media.destination import OutputFormat, check_destination, output_format
 from sky4.media.images import probe_image, read_image
 from sky4.media.recipe import read_recipe
@@ -26,7 +26,6 @@ __all__ = [
     "check_soundtrack",
     "iterate_video",
     "joined_packets",
-    "joined_wave",
     "kept_sound",
     "mixed",
     "output_format",

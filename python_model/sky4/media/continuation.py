@@ -65,18 +65,11 @@ class JoinedSound:
 def joined_packets(joint: KeptThenMade) -> JoinedSound:
     """The source's packets as they are, and new ones that go on from them.
 
-    RequestError where no encoder here writes packets that join on: the sound can then be encoded anew as a whole
-    (`joined_wave`), if the user asks for that.
+    RequestError where no encoder here writes packets that join on: the sound can then be encoded anew as a whole, if
+    the user asks for that.
     """
     source = packets_within(joint.path, joint.skip_seconds, joint.kept_seconds)
     return _Join(joint, source).joined()
-
-
-def joined_wave(joint: KeptThenMade) -> Wave:
-    """The same sound as one wave [2, S] at joint.sample_rate, to be encoded as a whole."""
-    source = packets_within(joint.path, joint.skip_seconds, joint.kept_seconds)
-    own = resampled(decoded(source), source.rate, source.layout, joint.sample_rate, "stereo")
-    return _crossfaded(own, joint.wave, joint, joint.sample_rate)
 
 
 def check_continuable(
