@@ -54,11 +54,6 @@ def save(path: Path, frames: np.ndarray) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def components(nano_model: Path) -> Components:
-    return Components.load(nano_model, "cpu", "float32")
-
-
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     return save(tmp_path / "film.mp4", textured())

@@ -22,23 +22,7 @@ from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.windows import to_frames
 from sky4.prompting import ReferenceFile
-
-PLAIN = ClipRequest(
-    prompt="a red circle <sfx>a drum</sfx>",
-    width=32,
-    height=32,
-    frames=9,
-    fps=Fraction(16),
-    steps=2,
-    guidance=2.0,
-    audio_guidance=2.0,
-    shift=1.0,
-)
-
-
-@pytest.fixture(scope="module")
-def components(nano_model: Path) -> Components:
-    return Components.load(nano_model, "cpu", "float32")
+from tests.pipeline.plain import PLAIN
 
 
 @pytest.fixture

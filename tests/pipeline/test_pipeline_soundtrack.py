@@ -17,23 +17,7 @@ from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.validate import validate
 from tests.clips import Clips
 from tests.media.test_soundtrack import packets_of
-
-PLAIN = ClipRequest(
-    prompt="a red circle <sfx>a drum</sfx>",
-    width=32,
-    height=32,
-    frames=9,
-    fps=Fraction(16),
-    steps=2,
-    guidance=2.0,
-    audio_guidance=2.0,
-    shift=1.0,
-)
-
-
-@pytest.fixture(scope="module")
-def components(nano_model: Path) -> Components:
-    return Components.load(nano_model, "cpu", "float32")
+from tests.pipeline.plain import PLAIN
 
 
 def test_a_kept_sound_is_copied_and_none_is_made(components: Components, clips: Clips, tmp_path: Path) -> None:

@@ -23,25 +23,10 @@ from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.pipeline.velocity import Conditions
 from sky4.prompting import ReferenceFile
+from tests.pipeline.plain import PLAIN
 
 RATE = 44100
-PLAIN = ClipRequest(
-    prompt="a red circle <sfx>a drum</sfx>",
-    width=32,
-    height=32,
-    frames=9,
-    fps=Fraction(16),
-    steps=2,
-    guidance=2.0,
-    audio_guidance=2.0,
-    shift=1.0,
-)
 LONG = replace(PLAIN, frames=29, segments=Segments(13, 5))
-
-
-@pytest.fixture(scope="module")
-def components(nano_model: Path) -> Components:
-    return Components.load(nano_model, "cpu", "float32")
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def kept_frames(request: ClipRequest) -> Iterator[tuple[Picture, Alpha]]:
     assert request.canvas is not None
     nothing = np.zeros((request.canvas.height, request.canvas.width, 3), np.uint8)
     everywhere = np.full(nothing.shape[:2], 255, np.uint8)
-    begins = [source.start if source.start >= 0 else request.frames + source.start for source in request.sources]
+    begins = [request.start_of(source) for source in request.sources]
     laid = [on_canvas(source, request.canvas, request.fps) for source in request.sources]
     for frame in range(request.frames):
         picture, alpha = nothing, everywhere

@@ -28,13 +28,13 @@ from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
 from sky4.train.settings import JointSettings
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, Family, sample_family
-from sky4.world.render import render_coverage, render_video
+from sky4.world.judge import edit_mask
+from sky4.world.render import render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
 from sky4.world.sound import render_audio
 
 HIT_SECONDS = Fraction(1, 2)  # of an audio reference
 HIT_LEAD = 0.05  # seconds of silence before its hit
-REGION_MARGIN = 3 / 64  # unit widths by which a family's region reaches beyond its thing
 CLIPS_AT_ONCE, IMAGES_AT_ONCE = 8, 128
 
 Encoders = tuple[VideoCodec, AudioCodec]
@@ -188,10 +188,8 @@ def encode_families(
 def region_cells(family: Family, geometry: ClipGeometry) -> Tensor:
     """[1, T, H, W]: 1 where the base take's moving thing, or what lies within its margin, touches a latent cell."""
     time = torch.arange(geometry.frames, dtype=torch.float32) / float(geometry.fps)
-    covered = (render_coverage(family.base, -1, time, geometry.height) > 0).float()
-    reach = round(REGION_MARGIN * geometry.height)
-    covered = torch.nn.functional.max_pool2d(covered[:, None], 2 * reach + 1, 1, reach)[None].transpose(1, 2)
-    return 1 - keep_where(1 - covered, geometry.spatial_compression, geometry.temporal_compression)[0]
+    edited = edit_mask(family.base, "thing", time, geometry.height).float()[None, None]
+    return 1 - keep_where(1 - edited, geometry.spatial_compression, geometry.temporal_compression)[0]
 
 
 def _before(scene: Scene) -> float:
