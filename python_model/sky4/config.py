@@ -27,7 +27,9 @@ class TransformerConfig:
 
     `rope_axes` are the channels of one head given to (time, y, x); `modulation` is one AdaLN projection per block or
     one per tower with a bias per block; `text_cross_attention` puts the video tower's text cross-attention into all
-    blocks or into the single-stream blocks only; `audio_clock` places the audio tokens in time (geometry.py).
+    blocks or into the single-stream blocks only; `audio_clock` places the audio tokens in time (geometry.py);
+    `film_guide` lays a film among the references, one as long as the clip, into I as well, frame by frame wherever
+    nothing is kept, where the published I is black (our choice: what an edit leaves alone then needs no searching).
     Raises ValueError where the sizes do not fit one another.
     """
 
@@ -45,6 +47,7 @@ class TransformerConfig:
     text_cross_attention: Literal["all", "single"] = "all"
     audio_clock: Literal["ratio", "seconds"] = "ratio"
     patch: int = 2
+    film_guide: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_ratio", "video_channels", "audio_channels", "text_channels", "patch"):

@@ -53,7 +53,7 @@ def film(path: Path, frames: int, size: tuple[int, int] = (48, 32), fps: Fractio
 def seen(request: ClipRequest, *files: ReferenceFile) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """(pixels encoded for each, joined latents, what is no padding)."""
     codec = Averaging()
-    joined, _ = references(files, request, geometry_of(request), codec, None)  # type: ignore[arg-type]
+    joined, _, _ = references(files, request, geometry_of(request), codec, None)  # type: ignore[arg-type]
     assert joined is not None
     return codec.given, joined.latents, joined.real
 

@@ -41,13 +41,20 @@ class Continued:
 
 
 def video_condition(
-    request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, continued: Continued | None = None
+    request: ClipRequest,
+    geometry: ClipGeometry,
+    codec: VideoCodec,
+    continued: Continued | None = None,
+    guide: Tensor | None = None,
 ) -> VideoCondition:
-    """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to."""
-    black = codec.black(geometry.frames, geometry.height, geometry.width)
+    """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to.
+
+    Where nothing is kept, I is `guide` [1, C, T, h, w], the latent of a black clip without one.
+    """
+    fill = codec.black(geometry.frames, geometry.height, geometry.width) if guide is None else guide
     if not request.sources and continued is None:
-        return unconditioned(black)
-    latents, keep = black.clone(), torch.zeros_like(black[:, :1])
+        return unconditioned(fill)
+    latents, keep = fill.clone(), torch.zeros_like(fill[:, :1])
     parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
     if continued is not None:
         parts.append(_continued_latents(continued, geometry, codec))
@@ -55,7 +62,7 @@ def video_condition(
         cells = slice(first, first + encoded.shape[2])
         latents[:, :, cells] = torch.where(kept > 0.5, encoded, latents[:, :, cells])
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
-    return condition_on(latents, keep, black)
+    return condition_on(latents, keep, fill)
 
 
 def _source_latents(
@@ -144,18 +151,22 @@ def references(
     geometry: ClipGeometry,
     video_codec: VideoCodec | None,
     audio_codec: AudioCodec | None,
-) -> tuple[VideoReferences | None, AudioReferences | None]:
-    """In-context latents of the references, in the order given: pictures and films for one tower, sounds for the other.
+) -> tuple[VideoReferences | None, AudioReferences | None, Tensor | None]:
+    """In-context latents of the references, in the order given: pictures and films for one tower, sounds for the other;
+    and the guide [1, C, T, h, w]: the last film that is as long and as large as the clip, None where there is none.
 
     A codec is needed only where its tower runs.
     """
-    seen, heard = [], []
+    seen, heard, guide = [], [], None
+    whole = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
     for file in files:
         if file.kind == "audio" and audio_codec is not None:
             heard.append(_heard(file, geometry, audio_codec))
         elif file.kind != "audio" and video_codec is not None:
-            seen.append(video_codec.encode(to_pixels(_seen(file, request, geometry)))[0])
-    return join_video_references([seen], geometry.patch), join_audio_references([heard])
+            latents = video_codec.encode(to_pixels(_seen(file, request, geometry)))
+            guide = latents if file.kind == "video" and tuple(latents.shape[2:]) == whole else guide
+            seen.append(latents[0])
+    return join_video_references([seen], geometry.patch), join_audio_references([heard]), guide
 
 
 def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:

@@ -67,7 +67,10 @@ def video_input(config: TransformerConfig, batch: LatentBatch, black: Tensor) ->
         return None
     assert batch.video_noise is not None and batch.keep_mask is not None
     noisy = noised(batch.video, batch.video_noise, batch.video_time)
-    condition = condition_on(batch.video, batch.keep_mask, black[:, :, : batch.video.shape[2]])
+    frames, shown = batch.video.shape[2], batch.video_references
+    guided = config.film_guide and batch.task.has_film and shown is not None
+    fill = shown.latents[:, :, -frames:] if guided else black[:, :, :frames]
+    condition = condition_on(batch.video, batch.keep_mask, fill)
     return assemble_video(noisy, condition, batch.video_references, batch.video_time, patch=config.patch)
 
 

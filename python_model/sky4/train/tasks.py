@@ -61,6 +61,11 @@ class Task:
         return "images" if self.kind == "t2i" else "families" if self.kind in FAMILY_KINDS else "clips"
 
     @property
+    def has_film(self) -> bool:
+        """Whether a film as long as the clip is shown: the last of its references."""
+        return self.kind == "same" or (self.row is not None and any(":" not in name for name in self.row.shown))
+
+    @property
     def has_video(self) -> bool:
         return self.kind != "t2a"
 
