@@ -118,6 +118,19 @@ def test_of_a_long_clip_as_much_is_read_as_is_made_at_once(tmp_path: Path) -> No
     assert codec.given[0].shape[2] == window.frames == 9
 
 
+def test_the_guide_is_the_last_film_that_fills_the_clip(tmp_path: Path) -> None:
+    whole, short = film(tmp_path / "whole.mkv", 30), film(tmp_path / "short.mkv", 7)
+    picture = tmp_path / "white.png"
+    Image.new("RGB", (48, 32), "white").save(picture)
+    still = ReferenceFile("image_1", picture, "image")
+    for files, there in (((whole, still, short), True), ((still, short), False)):
+        joined, _, guide = references(files, REQUEST, geometry_of(REQUEST), Averaging(), None)  # type: ignore[arg-type]
+        assert joined is not None
+        assert (guide is not None) is there
+        if guide is not None:
+            torch.testing.assert_close(guide, joined.latents[:, :, :3])
+
+
 def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path) -> None:
     peaks = []
     for frames in (9, 400):
