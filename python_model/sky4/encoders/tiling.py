@@ -114,35 +114,30 @@ def spans(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def decode_tiles(
-    latents: Tensor, side: int, compression: int, decoded: Callable[[Tensor], Iterator[Tensor]]
+    latents: Tensor, side: int, size: tuple[int, int], decoded: Callable[[Tensor], Iterator[Tensor]]
 ) -> Iterator[Tensor]:
     """Chunks [B, 3, f, H, W], on the CPU, of latents [B, C, T, h, w] that are decoded in tiles of `side` pixels.
 
-    decoded: what makes the chunks of one tile; all tiles are walked through time together, so that chunks can stream.
-    Neighbours are blended over what they share.
+    size: (pixel frames in all, pixels of a latent cell). decoded: what makes the chunks of one tile.
+
+    One tile after the other, through all of its time: what a causal decoder carries from chunk to chunk weighs more
+    than the pixels, which are held in half precision, on the host. Neighbours are blended over what they share.
     """
+    frames, cell = size
     height, width = latents.shape[-2:]
-    size = max(1, side // compression)
-    rows, columns = spans(height, size), spans(width, size)
-    weights = [_weights(rows, compression), _weights(columns, compression)]
-    tiles = [
-        (row, column, decoded(latents[..., rows[row][0] : rows[row][1], columns[column][0] : columns[column][1]]))
-        for row in range(len(rows))
-        for column in range(len(columns))
-    ]
-    while True:
-        laid: Tensor | None = None
-        for row, column, chunks in tiles:
-            chunk = next(chunks, None)
-            if chunk is None:
-                return
-            if laid is None:
-                laid = torch.zeros(*chunk.shape[:3], height * compression, width * compression)
-            top, left = rows[row][0] * compression, columns[column][0] * compression
-            weight = weights[0][row][:, None] * weights[1][column]
-            laid[..., top : top + chunk.shape[-2], left : left + chunk.shape[-1]] += chunk.float().cpu() * weight
-        assert laid is not None
-        yield laid
+    rows, columns = (spans(length, max(1, side // cell)) for length in (height, width))
+    laid = torch.zeros(len(latents), 3, frames, height * cell, width * cell, dtype=torch.float16)
+    lengths: list[int] = []  # of the chunks
+    for (top, bottom), down in zip(rows, _weights(rows, cell), strict=True):
+        for (left, right), across in zip(columns, _weights(columns, cell), strict=True):
+            room = laid[..., top * cell : bottom * cell, left * cell : right * cell]
+            weight, lengths = down[:, None] * across, []
+            for chunk in decoded(latents[..., top:bottom, left:right]):
+                begin = sum(lengths)
+                lengths.append(chunk.shape[2])
+                room[:, :, begin : begin + lengths[-1]] += (chunk.float().cpu() * weight).half()
+    for part in laid.split(lengths, dim=2):
+        yield part.float()
 
 
 def _weights(pieces: list[tuple[int, int]], compression: int) -> list[Tensor]:
@@ -154,7 +149,8 @@ def _weights(pieces: list[tuple[int, int]], compression: int) -> list[Tensor]:
         rise = at if begin > 0 else torch.full_like(at, len(at))
         fall = len(at) - at if end < pieces[-1][1] else torch.full_like(at, len(at))
         share = (end - begin) * compression / 4  # of a tile: what neighbours share at least
-        ramps.append((torch.minimum(rise, fall) / share).clamp(max=1.0))
+        # the outermost pixels, which know nothing of what is beside them, count for nothing
+        ramps.append((2 * torch.minimum(rise, fall) / share - 0.5).clamp(0.0, 1.0))
         total[begin * compression : end * compression] += ramps[-1]
     return [
         ramp / total[begin * compression : end * compression] for ramp, (begin, end) in zip(ramps, pieces, strict=True)

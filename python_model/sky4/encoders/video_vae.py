@@ -81,19 +81,19 @@ class WanCodec:
         check_latents(self, latents)
         if tiling.side is None:
             return self._decoded(latents, tiling.latent_frames)
-        parked = self.vae.device.type != "cpu"  # the features that a tile carries on wait beside the device
+        frames = (latents.shape[2] - 1) * self.temporal_compression + 1
         return decode_tiles(
             latents,
             tiling.side,
-            self.spatial_compression,
-            lambda tile: self._decoded(tile, tiling.latent_frames, parked),
+            (frames, self.spatial_compression),
+            lambda tile: self._decoded(tile, tiling.latent_frames),
         )
 
-    def _decoded(self, latents: Tensor, latent_frames: int | None = None, parked: bool = False) -> Iterator[Tensor]:
+    def _decoded(self, latents: Tensor, latent_frames: int | None = None) -> Iterator[Tensor]:
         height, width = (size * self.spatial_compression for size in latents.shape[-2:])
         latents = latents.float().to(self.vae.device)
         latents = (latents * self._std.to(latents.device) + self._mean.to(latents.device)).to(self.vae.dtype)
-        chunks = decode_chunks(self.vae, latents, latent_frames or self._latent_frames(height, width), parked)
+        chunks = decode_chunks(self.vae, latents, latent_frames or self._latent_frames(height, width))
         while True:
             with torch.no_grad():  # around each chunk, not around the yield: the caller's mode is the caller's
                 chunk = next(chunks, None)

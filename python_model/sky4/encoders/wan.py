@@ -32,11 +32,10 @@ def encode_moments(vae: Any, pixels: Tensor, latent_frames: int | None = None) -
     return mean, log_variance
 
 
-def decode_chunks(vae: Any, latents: Tensor, latent_frames: int, parked: bool = False) -> Iterator[Tensor]:
+def decode_chunks(vae: Any, latents: Tensor, latent_frames: int) -> Iterator[Tensor]:
     """Chunks of pixels [B, 3, f, H, W] of latents [B, C, T, h, w], neither normalised nor clamped.
 
-    First one frame, then `latent_frames` latent frames at once, r pixel frames each. parked: the features that are
-    carried on from chunk to chunk wait in the host's memory.
+    First one frame, then `latent_frames` latent frames at once, r pixel frames each.
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
@@ -45,15 +44,7 @@ def decode_chunks(vae: Any, latents: Tensor, latent_frames: int, parked: bool = 
     starts = [0, *range(1, hidden.shape[2], latent_frames)]
     for start, end in zip(starts, [*starts[1:], hidden.shape[2]], strict=True):
         chunk = vae.decoder(hidden[:, :, start:end], feat_cache=cache, feat_idx=[0], first_chunk=start == 0)
-        _move(cache, "cpu" if parked else None)
         yield unpatchify(chunk, vae.config.patch_size or 1)
-        _move(cache, latents.device if parked else None)
-
-
-def _move(cache: list[Any], device: torch.device | str | None) -> None:
-    """In place; marks that are no tensors stay."""
-    if device is not None:
-        cache[:] = [part.to(device) if isinstance(part, Tensor) else part for part in cache]
 
 
 def decode_whole(vae: Any, latents: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.states import ClipStates, NoStates, ResumeFolder
 from sky4.pipeline.validate import validate
 from sky4.pipeline.velocity import Conditions, model_velocity
-from sky4.pipeline.windows import Frames, MadeWindow, continued_on, overlap_of_source
+from sky4.pipeline.windows import Frames, MadeWindow, continued_on, kept_again, overlap_of_source
 from sky4.prompting import in_prompt_order, parse
 
 Seen = Callable[[ClipRequest, Window, Moment, Schedule], None]  # what is told of each step of a clip's window
@@ -91,7 +91,7 @@ def _windows(
     if not made and shows:
         kept = overlap_of_source(request, geometry)
     elif made and kept is None and overlap and len(made) < len(windows):  # they were lost: decoded once more
-        kept = continued_on(made[-1], None, overlap, components)[1]
+        kept = kept_again(made[-1], overlap, components)
     for window in windows[len(made) :]:
         given = _given(window, kept, shared.guide, request, geometry, components, say)
         latents = _sampled(window, given, shared, request, geometry, components, say, state, see)
