@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sky4.model.checkpoint import to_disk
+from sky4.pipeline.replacing import replacing
 from sky4.pipeline.resume import FORMAT, VERSION
 
 log = logging.getLogger("sky4")
@@ -38,7 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     """OSError or SafetensorError where the disk takes it not; the file that was there is then left as it was."""
     onto_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     told = {**facts, "version": VERSION, "checksum": _digest(onto_cpu)}
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         save_file(onto_cpu, partial, {FORMAT: json.dumps(told)})
 
 
@@ -61,34 +59,9 @@ def read_tensors(path: Path, **wanted: Any) -> Held | None:
     return Held(tensors, facts)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with _replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=1, ensure_ascii=True), "utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or no JSON object in it."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        to_disk(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

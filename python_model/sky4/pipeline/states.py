@@ -33,10 +33,11 @@ from sky4.encoders.tiling import SmallerTiles
 from sky4.pipeline.clip import checksum, facts_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.joining import ColourMatch
+from sky4.pipeline.replacing import read_json, write_json
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.resume import FORMAT, NAME, VERSION, read_state, require_same
 from sky4.pipeline.segments import Window
-from sky4.pipeline.state_files import Held, read_json, read_tensors, write_json, write_tensors
+from sky4.pipeline.state_files import Held, read_tensors, write_tensors
 from sky4.pipeline.windows import Frames, MadeWindow
 
 SAMPLING, DECODING, WRITTEN = "sampling.safetensors", "decoding.json", "written.json"
