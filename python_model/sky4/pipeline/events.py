@@ -143,12 +143,22 @@ def open_events(where: str) -> TextIO:
 
 def _descriptor(where: str) -> TextIO:
     number = where.removeprefix("fd:")
+    if not number.isdecimal() or int(number) <= 2:
+        raise RequestError(f"--events {where}: name a descriptor from 3 up, such as fd:3 with 3>events.jsonl")
     try:
-        if not number.isdecimal() or int(number) <= 2:
-            raise RequestError(f"--events {where}: name a descriptor from 3 up, such as fd:3 with 3>events.jsonl")
+        if not _is_writable(int(number)):
+            raise OSError
         return os.fdopen(os.dup(int(number)), "w", encoding="utf-8")
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise RequestError(f"--events {where} is not open for writing; add {number}>events.jsonl") from error
+
+
+def _is_writable(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows finds out when it writes
+        return True
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _require_log(path: Path) -> None:
