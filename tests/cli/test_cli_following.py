@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sky4.encoders.video_vae import WanCodec
-from sky4.pipeline import generate, preview
+from sky4.pipeline import generate, preview, states
 from sky4.pipeline.events import read_event
 from sky4cli.main import main
 from tests.pipeline.lives import killed_after, life
@@ -29,6 +29,7 @@ def run(nano_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(preview, "SCENES", 1)
+    monkeypatch.setattr(states, "SHARE", float("inf"))  # steps of milliseconds: written all the same
 
     def call(*argv: str, command: tuple[str, ...] = ("generate", "--prompt", DRUM)) -> tuple[int, str, str]:
         out = () if "-o" in argv else ("-o", "clip.mp4")
