@@ -77,7 +77,10 @@ class SmallerTiles:
                 if not out_of_memory(error):
                     raise
             if self.rung + 1 >= len(ladder):
-                raise Sky4Failure(f"memory ran out while decoding, even with {tiling}; free some, or use --device cpu")
+                raise Sky4Failure(
+                    f"memory ran out while decoding, even with {tiling}; free some (--resume-dir keeps the latents, "
+                    "and --resume then decodes them alone), or ask for a smaller --size"
+                )
             self.rung += 1  # outside of the handler, whose error holds what is to be let go of
             log.warning(f"memory ran out while decoding ({tiling}); going on with {ladder[self.rung]}")
             gc.collect()

@@ -35,6 +35,7 @@ from sky4.world.render import render_video
 from sky4.world.scene import sample_scene
 
 SCENES = 64  # rendered for the fit: some thousand latent cells for some hundred weights
+AROUND = 9  # cells that a cell's colours are read from: itself and its neighbours
 GROUPS = 4  # latent frames of a scene, behind the first
 RIDGE = 1e-3  # of the mean square of a column: some channels of a codec may be silent
 COLUMNS, ROWS, CELL = 8, 4, 128  # of a sheet; pixels of a frame's longer side
@@ -84,13 +85,14 @@ def seen_by_latents(pixels: Tensor, codec: VideoCodec, detail: int) -> Tensor:
 def projection_of(components: Components) -> Projection:
     """The model's projection: from the cache, else fitted, which takes some seconds, and cached if that is possible."""
     path = cache_folder() / "previews" / f"{components.digest.removeprefix('sha256:')[:32]}.safetensors"
-    held = read_tensors(path, model=components.digest)
+    told = {"model": components.digest, "scenes": SCENES, "cells": AROUND}
+    held = read_tensors(path, **told)
     if held is not None:
         return Projection(held.tensors["weight"], int(held.facts["detail"]))
     made = Projection.fit(components.video_codec)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {"weight": made.weight}, {"model": components.digest, "detail": made.detail})
+        write_tensors(path, {"weight": made.weight}, {**told, "detail": made.detail})
     except OSError:  # no home, or a full one: it is fitted again next time
         pass
     return made
@@ -137,8 +139,7 @@ def _pointed_at(before: Moment, now: Moment, times: Schedule) -> Tensor | None:
     if earlier is None or latents is None or t[0] == t[1]:
         return None
     velocity = (latents - earlier) / (t[1] - t[0])
-    estimate: Tensor = data_estimate(latents, velocity, latents.new_tensor(t[1]))
-    return estimate
+    return data_estimate(latents, velocity, latents.new_tensor(t[1]))
 
 
 def contact_sheet(frames: NDArray[np.uint8], title: str) -> Image.Image:
@@ -169,4 +170,5 @@ def _cells(latents: Tensor) -> Tensor:
 def _patches(pictures: Tensor, detail: int) -> Tensor:
     """[1, 3, T, h * d, w * d] to [T * h * w, 3 * d * d]."""
     cut = pictures[0].unflatten(3, (-1, detail)).unflatten(2, (-1, detail))  # [3, T, h, d, w, d]
-    return cut.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
+    rows: Tensor = cut.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
+    return rows
