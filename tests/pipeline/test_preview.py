@@ -94,7 +94,7 @@ def test_sheets_come_every_so_many_steps_and_show_where_sampling_points_at(
             return super().frames(latents)
 
     told: list[tuple[Path, tuple[int, int], int, int]] = []
-    weight = torch.zeros(9 * 16 + 1, 12)
+    weight = torch.zeros(2, 9 * 16 + 1, 12)
     previews = Previews(
         2, {7: tmp_path / "clip.mp4"}, Spied(weight, 2), lambda path, sheet, *at: told.append((path, sheet.size, *at))
     )
@@ -107,17 +107,17 @@ def test_sheets_come_every_so_many_steps_and_show_where_sampling_points_at(
 
 
 def test_a_preview_changes_no_bit_of_the_clip(components: Components, tmp_path: Path) -> None:
-    previews = Previews(1, {0: tmp_path / "clip.mp4"}, Projection(torch.zeros(145, 12), 2), lambda *_: None)
+    previews = Previews(1, {0: tmp_path / "clip.mp4"}, Projection(torch.zeros(2, 145, 12), 2), lambda *_: None)
     [clip] = generate_clips(PLAIN, components, seen=previews.seen)
     assert clip.checksums == generate_clip(PLAIN, components).checksums
     assert preview_path(tmp_path / "clip.mp4").exists()
 
 
 def test_what_is_given_or_heard_alone_has_no_preview(components: Components, tmp_path: Path) -> None:
-    previews = Previews(1, {0: tmp_path / "clip.wav"}, Projection(torch.zeros(145, 12), 2), lambda *_: None)
+    previews = Previews(1, {0: tmp_path / "clip.wav"}, Projection(torch.zeros(2, 145, 12), 2), lambda *_: None)
     list(generate_clips(replace(PLAIN, outputs="audio"), components, seen=previews.seen))
     assert not list(tmp_path.iterdir())
-    previews = Previews(1, {0: tmp_path / "clip.mp4"}, Projection(torch.zeros(145, 12), 2), lambda *_: None)
+    previews = Previews(1, {0: tmp_path / "clip.mp4"}, Projection(torch.zeros(2, 145, 12), 2), lambda *_: None)
     held = schedule(2, hold="video")  # as where the sound is made for a given picture
     window = plan(PLAIN, components.folder.geometry(32, 32, 9, PLAIN.fps))[0]
     for step in (1, 2):

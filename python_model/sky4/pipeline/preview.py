@@ -2,7 +2,7 @@
 
 A cell's colours come from the cell and the eight around it. The projection is fitted once per model, by least squares
 on what its codec makes of rendered scenes, and cached. With the bundled model its pictures of scenes that it was not
-fitted on correlate with the codec's own, made as small, to 0.90 (0.83 from the cell alone).
+fitted on correlate with the codec's own, made as small, to 0.92 (0.83 from the cell alone).
 
 Legend: C latent channels, T latent frames, h w latent grid, d pixels of a preview per side of a latent cell,
 r pixel frames of a latent frame.
@@ -35,7 +35,7 @@ from sky4.world.render import render_video
 from sky4.world.scene import sample_scene
 
 SCENES = 64  # rendered for the fit: some thousand latent cells for some hundred weights
-AROUND = 9  # cells that a cell's colours are read from: itself and its neighbours
+FORM = 2  # of what is cached; raised when the projection changes
 GROUPS = 4  # latent frames of a scene, behind the first
 RIDGE = 1e-3  # of the mean square of a column: some channels of a codec may be silent
 COLUMNS, ROWS, CELL = 8, 4, 128  # of a sheet; pixels of a frame's longer side
@@ -43,7 +43,8 @@ COLUMNS, ROWS, CELL = 8, 4, 128  # of a sheet; pixels of a frame's longer side
 
 @dataclass(frozen=True)
 class Projection:
-    """weight: [9 * C + 1, 3 * d * d], the last row an offset. detail: d."""
+    """weight: [2, 9 * C + 1, 3 * d * d], of the first latent frame, which a causal codec codes apart, and of all
+    others; the last row is an offset. detail: d."""
 
     weight: Tensor
     detail: int
@@ -54,24 +55,37 @@ class Projection:
         cell = codec.spatial_compression
         detail = max(d for d in range(1, cell + 1) if cell % d == 0 and (3 * d * d <= codec.channels or d == 1))
         size, frames = math.ceil(64 / cell) * cell, GROUPS * codec.temporal_compression + 1
-        columns, wanted = [], []
+        known: list[list[Tensor]] = [[], []]
+        colours: list[list[Tensor]] = [[], []]
         for index in range(SCENES):
             pixels = render_video([sample_scene(0, index, level=1 + index % 2)], frames, 16, size)
-            latents = codec.encode(pixels).float().cpu()
-            columns.append(_cells(latents))
-            wanted.append(_patches(seen_by_latents(pixels, codec, detail), detail))
-        known, colours = torch.cat(columns).double(), torch.cat(wanted).double()
-        square = known.T @ known
-        square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-        return cls(torch.linalg.solve(square, known.T @ colours).float(), detail)
+            latents, small = codec.encode(pixels).float().cpu(), seen_by_latents(pixels, codec, detail)
+            for part, time in enumerate((slice(0, 1), slice(1, None))):
+                known[part].append(_cells(latents[:, :, time]))
+                colours[part].append(_patches(small[:, :, time], detail))
+        solved = [_solved(torch.cat(rows), torch.cat(seen)) for rows, seen in zip(known, colours, strict=True)]
+        return cls(torch.stack(solved), detail)
 
     def frames(self, latents: Tensor) -> NDArray[np.uint8]:
         """Latents [1, C, T, h, w] to pictures [T, h * d, w * d, 3]."""
         _, _, count, height, width = latents.shape
-        colours = _cells(latents.float().cpu()) @ self.weight  # [T * h * w, 3 * d * d]
+        cells = _cells(latents.float().cpu())
+        first, others = self.weight
+        colours = torch.cat(
+            (cells[: height * width] @ first, cells[height * width :] @ others)
+        )  # [T * h * w, 3 * d * d]
         laid = colours.unflatten(0, (count, height, width)).unflatten(-1, (3, self.detail, self.detail))
         pixels = laid.permute(0, 1, 4, 2, 5, 3).flatten(1, 2).flatten(2, 3)  # [T, h * d, w * d, 3]
         return np.asarray(pixels.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).numpy(), np.uint8)
+
+
+def _solved(known: Tensor, colours: Tensor) -> Tensor:
+    """[N, 9 * C + 1] and [N, 3 * d * d] to what takes the one to the other."""
+    known, colours = known.double(), colours.double()
+    square = known.T @ known
+    square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+    solved: Tensor = torch.linalg.solve(square, known.T @ colours).float()
+    return solved
 
 
 def seen_by_latents(pixels: Tensor, codec: VideoCodec, detail: int) -> Tensor:
@@ -85,7 +99,7 @@ def seen_by_latents(pixels: Tensor, codec: VideoCodec, detail: int) -> Tensor:
 def projection_of(components: Components) -> Projection:
     """The model's projection: from the cache, else fitted, which takes some seconds, and cached if that is possible."""
     path = cache_folder() / "previews" / f"{components.digest.removeprefix('sha256:')[:32]}.safetensors"
-    told = {"model": components.digest, "scenes": SCENES, "cells": AROUND}
+    told = {"model": components.digest, "scenes": SCENES, "form": FORM}
     held = read_tensors(path, **told)
     if held is not None:
         return Projection(held.tensors["weight"], int(held.facts["detail"]))
