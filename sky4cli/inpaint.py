@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from sky4.media.masks import EditRegion
     from sky4.pipeline.request import Canvas, Source
     from sky4cli.console import Reporter
-    from sky4cli.following import Following
     from sky4cli.requests import Shape, SourceFile
 
 STRETCH = 1.2  # whole cells alone change the proportions by some per cent
@@ -143,6 +142,7 @@ def inpaint(
     from sky4.pipeline.validate import validate
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, outputs_of_source, read_source, request_of, source_shape
 

@@ -104,7 +104,8 @@ def test_tiles_stand_where_they_belong(wan: WanCodec) -> None:
     exact, tiled = whole(wan, latents), whole(wan, latents, Tiling(1, 96))
     assert tiled.shape == exact.shape
     assert alike(tiled, exact) > max(0.9, alike(tiled.roll(8, -1), exact))
-    assert torch.equal(whole(wan, latents, Tiling(1, 9999)), exact.half().float())  # a single tile
+    single = whole(wan, latents, Tiling(1, 9999))
+    assert torch.allclose(single, exact, atol=1e-3)  # held in half precision
 
 
 @pytest.mark.slow
