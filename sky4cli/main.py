@@ -24,6 +24,7 @@ from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
+from sky4cli.make import carried_out
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -39,10 +40,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
-app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
-app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
-app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(carried_out(generate))
+app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(carried_out(inpaint))
+app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(carried_out(edit))
+app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(carried_out(extend))
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)
