@@ -120,7 +120,7 @@ def batch(
                 told.leave(found, "a row cannot be read, and --fail-fast was asked for")
                 run.jobs = []
             interrupted = _interrupted(run, locks)
-            told.summary(out, found)
+            told.summary(out, found, run.pool.lost)
             if interrupted:
                 raise KeyboardInterrupt
             failed = told.failed

@@ -46,18 +46,22 @@ class Told:
         for job in jobs:
             self.result(Result(job, "not begun", why))
 
-    def summary(self, out: Path, jobs: Sequence[Job]) -> None:
-        """The table, and the document for programs. jobs: all of them, also those that an interrupt left."""
+    def summary(self, out: Path, jobs: Sequence[Job], lost: int) -> None:
+        """The table, and the document for programs. jobs: all of them, also those that an interrupt left. lost: workers
+        that died, whose jobs others took over."""
         ended = {result.job.name for result in self.results}
         results = [*self.results, *(Result(job, "not begun") for job in jobs if job.name not in ended)]
         counts = Counter(result.status for result in results)
         counts["failed"] += len(self.faults)
         seconds = sum(result.record.get("took_seconds", 0.0) for result in results)
         rows = [(state, str(counts[state]), f"{seconds:.1f}" if state == "made" else "") for state in STATES]
+        if lost:
+            self._reporter.note(f"note: {lost} workers died, and others took over what they were making")
         self._reporter.result(_table(f"{out}: {self._total} jobs", ("", "jobs", "seconds"), rows))
         self._reporter.record(
             {
                 **{state.replace(" ", "_"): counts[state] for state in STATES},
+                "workers_lost": lost,
                 "jobs": [_values(result) for result in results],
                 "faults": [_fault_values(fault) for fault in self.faults],
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -143,8 +144,9 @@ def jobs_of(
 
 def _option(name: str, options: Command, command: str) -> Option:
     if name not in options:
-        known = ", ".join(sorted({option.flag.lstrip("-") or key for key, option in options.items()}))
-        raise Misread(f"'{name}' is no flag of {command} in a batch; there are command, {known}")
+        near = get_close_matches(name, options, n=1)
+        hint = f"do you mean '{near[0]}'?" if near else f"`sky4 {command} --help` lists them, without their dashes"
+        raise Misread(f"'{name}' is no flag of {command} in a batch; {hint}")
     return options[name]
 
 

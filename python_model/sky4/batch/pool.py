@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class Pool(Protocol):
-    """Takes orders while `free`, and hands back what became of them."""
+    """Takes orders while `free`, and hands back what became of them. lost: workers that have died so far."""
+
+    lost: int
 
     @property
     def free(self) -> bool:
@@ -33,6 +35,7 @@ class LocalPool:
 
     def __init__(self, progress: Progress, prepare: Callable[[], None]) -> None:
         self._progress, self._prepare = progress, prepare
+        self.lost = 0
         self._worker: Worker | None = None
         self._order: tuple[str, Order] | None = None
 

@@ -39,9 +39,6 @@ class Actor:
         outcome = self._worker.make(Order.from_dict(values), _silent)
         return {"record": outcome.record, "message": outcome.message, "model_changed": outcome.model_changed}
 
-    def pid(self) -> int:
-        return os.getpid()
-
 
 @dataclass
 class _Sent:
@@ -92,11 +89,6 @@ class RayPool:
     @property
     def free(self) -> bool:
         return self._make_actor is None or bool(self._idle)
-
-    def pids(self) -> list[int]:
-        """The process numbers of the workers that wait for an order; it takes as long as they take to start."""
-        found: list[int] = self._ray.get([actor.pid.remote() for actor in self._idle])
-        return found
 
     def submit(self, name: str, order: Order) -> None:
         if self._make_actor is None:
