@@ -17,7 +17,7 @@ from typing import Any
 import av
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WAIT_SECONDS = 900
+WAIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "batch": [
+        *("jobs", "-o --out", "--command", "--retry-failed", "--shard", "--dry-run", "--keep-going"),
+        *("--allow-outside", "--ray", "--workers"),
+        *SAYING,
+    ],
     "show": ["file", "--json"],
     "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
     "doctor": ["--model", "--json"],
