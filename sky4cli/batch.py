@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +107,8 @@ def batch(
         faults = [fault for fault in faults if fault.number % part[1] == part[0] - 1]
     journal = Journal(out)
     journal.refresh()
+    if journal.skipped:
+        notes.append(f"{journal.skipped} lines of '{journal.path}' were cut or changed, and are skipped")
     examiner = Examiner(plan, journal, inputs_of(found), force, retry_failed)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         for note in notes:
@@ -178,12 +181,14 @@ def _interrupted(run: Run, locks: Locks) -> bool:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         with locks:
-            run.go()
+            try:
+                run.go()
+            finally:
+                run.close()
     except KeyboardInterrupt:
         return True
     finally:
         signal.signal(signal.SIGTERM, before)
-        run.pool.close()
     return False
 
 
@@ -195,7 +200,11 @@ def _pool(ray: str | None, workers: int | None, reporter: Reporter) -> Pool:
     from sky4.batch.pool import LocalPool
     from sky4cli.startup import load_libraries
 
-    return LocalPool(reporter.stage, load_libraries)
+    def loading_alone(name: str, done: int, total: int) -> None:
+        if name == "loading":  # in a log, a line for each stage of each job would drown the jobs
+            reporter.stage(name, done, total)
+
+    return LocalPool(reporter.stage if sys.stderr.isatty() else loading_alone, load_libraries)
 
 
 def _make_folder(out: Path) -> Path:

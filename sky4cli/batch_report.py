@@ -37,7 +37,9 @@ class Told:
         self.results.append(result)
         number = f"{len(self.faults) + len(self.results)}/{self._total}"
         if result.status == "made":
-            self._reporter.result(f"{number}  {result.job.out}  {_size(result.record)}")
+            for note in result.notes:
+                self._reporter.note(f"note: {result.job.name}: {note}")
+            self._reporter.result(f"{number}  {result.job.name}  {_size(result.record)}")
         elif result.status == "failed":
             self._reporter.result(f"{number}  {result.job.name}  failed: {result.message}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sky4.batch.folder import rows_of_folder
 from sky4.batch.manifest import Fault, Row, read_manifest
@@ -58,6 +60,8 @@ BROKEN_JSON = [
     ('{"ref": [["a"]]}', (2, 1)),
     ('{"": "a"}', (2, 1)),
     ("{}", (2, 1)),
+    ('{"prompt": "\\u0000"}', (2, 1)),
+    ('{"prompt": "\\ud800"}', (2, 1)),
     ("[" * 100_000, (2, 1)),
 ]
 
@@ -133,3 +137,25 @@ def test_a_folder_becomes_a_row_for_each_file_that_the_command_takes(tmp_path: P
     assert [row.values for row in rows] == [{"audio": "c.wav", "out": "c.mp4", "drive": True}]
     with pytest.raises(RequestError, match="holds no audio that the command takes"):
         rows_of_folder(tmp_path.parent, {"audio": ("audio",)}, still=False)
+
+
+SOUP = st.lists(
+    st.sampled_from([*"{}[]\",:-&*<!|>'\\ \n\r\t#%@`", "prompt", "out", "a", "\n- ", "<<: *a", "é", "\0", "1e5"])
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=SOUP.map("".join) | st.text(), suffix=st.sampled_from([".jsonl", ".csv", ".yaml"]))
+def test_whatever_a_list_holds_it_is_rows_and_faults_or_refused_in_a_sentence(
+    tmp_path: Path, text: str, suffix: str
+) -> None:
+    try:
+        rows = read(tmp_path, f"a{suffix}", text.encode("utf-8", "surrogatepass"))
+    except RequestError as error:
+        assert str(error)
+        return
+    assert [row.number for row in rows] == list(range(1, len(rows) + 1))
+    for row in rows:
+        assert 1 <= row.place.line <= text.count("\n") + text.count("\r") + 1
+        assert row.place.column >= 1
+        assert isinstance(row, Fault) or row.values

@@ -68,7 +68,9 @@ class Examiner:
             key = job_key(ready.request, ready.engine, ready.enhancer, self.digests)
             model = self.digests.of_model(ready.engine.model)
         except RequestError as error:
-            return Refused(str(error))
+            return Refused(" ".join(str(error).split()))
+        except Exception as error:  # a name that is too long, or a bug: one job's own, and the others go on
+            return Refused(f"it cannot be read ({type(error).__name__}: {' '.join(str(error).split())})")
         history = self.journal.of(job.name)
         event, done = history.last.get("event"), history.done
         there = os.path.lexists(job.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -55,13 +56,13 @@ class Layout:
         path = self.out / text
         if not self.allow_outside and not _inside(path, self.out):
             raise Misread(f"the output '{text}' leads out of '{self.out}'; choose a name inside")
-        if _inside(path, self.out / OWN_FOLDER) or path.resolve() == self.out.resolve():
+        if _inside(path, self.out / OWN_FOLDER) or real(path) == real(self.out):
             raise Misread(f"the output '{text}' is the batch's own; choose another name")
         return path
 
     def name(self, out: Path) -> str:
         """What an output is called in the journal: its path inside the folder, so that the folder can be moved."""
-        resolved, base = out.resolve(), self.out.resolve()
+        resolved, base = real(out), real(self.out)
         return (resolved.relative_to(base) if resolved.is_relative_to(base) else resolved).as_posix()
 
 
@@ -162,8 +163,6 @@ def _texts(name: str, option: Option, value: Value, place: Callable[[str], str])
     texts = value if isinstance(value, tuple) else (value,)
     if len(texts) != 1 and not option.many:
         raise Misread(f"'{name}' takes one value, got {len(texts)}")
-    if any("\0" in text for text in texts):
-        raise Misread(f"'{name}' holds a zero byte, which no file name and no text has")
     if "path" not in option.takes:
         return texts
     placed = []
@@ -213,8 +212,13 @@ def _count(text: str) -> int:
     return int(text) if text.isdecimal() and 1 <= int(text[:6]) <= MOST_VARIATIONS and len(text) < 6 else 1
 
 
+def real(path: Path) -> Path:
+    """Where a path leads in the end. A circle of links is left as it is: nothing can be opened by it."""
+    return Path(os.path.realpath(path))
+
+
 def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return real(path).is_relative_to(real(folder))
 
 
 def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:

@@ -107,7 +107,7 @@ def plain_values(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Value]:
 
 def add_value(values: dict[str, Value], key: Any, value: Any) -> None:
     """Put one pair in; null is as if not there."""
-    if not isinstance(key, str) or not (name := tidy_name(key)):
+    if not isinstance(key, str) or not (name := tidy_name(key)) or not _is_text(name):
         raise Misread(f"{key!r} is no name of a flag")
     if name in values:
         raise Misread(f"'{name}' is given twice; drop one")
@@ -119,7 +119,13 @@ def add_value(values: dict[str, Value], key: Any, value: Any) -> None:
         value = tuple(value)
     elif not isinstance(value, str | bool):
         raise Misread(f"'{name}' must be a text, a number, true or false, or a list of texts")
+    if not all(_is_text(text) for text in (value if isinstance(value, tuple) else (str(value),))):
+        raise Misread(f"'{name}' holds a zero byte or half a character, which no file name and no text has")
     values[name] = value
+
+
+def _is_text(value: str) -> bool:
+    return "\0" not in value and not any(0xD800 <= ord(letter) < 0xE000 for letter in value)
 
 
 class Pairs(list[tuple[str, Any]]):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from sky4.batch.jobs import Job
+from sky4.batch.jobs import Job, real
 from sky4.batch.manifest import Fault
 
 
@@ -52,10 +52,10 @@ def _one_writer_each(jobs: list[Job]) -> tuple[list[Job], list[Fault]]:
             )
         else:
             kept[job.name.casefold()] = job
-    outs = {job.out.resolve(): job for job in kept.values()}
+    outs = {real(job.out): job for job in kept.values()}
     inside = {}
     for key, job in kept.items():
-        holder = next((outs[folder] for folder in job.out.resolve().parents if folder in outs), None)
+        holder = next((outs[folder] for folder in real(job.out).parents if folder in outs), None)
         if holder is not None:
             told = f"'{job.name}' lies inside the output '{holder.name}' of line {holder.place.line}; choose another"
             inside[key] = Fault(job.place, job.number, told)
@@ -64,13 +64,13 @@ def _one_writer_each(jobs: list[Job]) -> tuple[list[Job], list[Fault]]:
 
 def _linked(jobs: list[Job]) -> list[Job]:
     """Each job with those it comes after: the writers of its inputs, or of the folders that they lie in."""
-    writers: Mapping[Path, str] = {job.out.resolve(): job.name for job in jobs}
+    writers: Mapping[Path, str] = {real(job.out): job.name for job in jobs}
 
     def needs(job: Job) -> tuple[str, ...]:
         found = []
         for path in job.inputs:
-            real = path.resolve()
-            found += [writers[place] for place in (real, *real.parents) if place in writers]
+            place = real(path)
+            found += [writers[name] for name in (place, *place.parents) if name in writers]
         return tuple(dict.fromkeys(found))
 
     return [replace(job, after=needs(job)) for job in jobs]

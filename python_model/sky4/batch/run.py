@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sky4.batch.examine import Examiner, Found, Make, Refused, Unchanged
-from sky4.batch.jobs import Job
+from sky4.batch.jobs import Job, real
 from sky4.batch.journal import Journal
 from sky4.batch.keys import job_key
 from sky4.batch.locks import Held, Locks
@@ -26,12 +26,13 @@ Status = Literal["made", "unchanged", "failed", "not begun"]
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job in this run. record: of a clip that was made, as `Finished.record`."""
+    """What became of a job in this run. record: of a clip that was made, as `Finished.record`. notes: worth saying."""
 
     job: Job
     status: Status
     message: str = ""
     record: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Run:
 
     def go(self) -> None:
         """Fills `results`, an interrupted run's too. Sky4Failure where the journal cannot be read."""
-        queue, waiting = deque(self.jobs), list[Job]()
+        queue, waiting = deque(job for job in self.jobs if not self._settled_at_sight(job)), list[Job]()
         while queue or waiting or self._going:
             while queue and self.pool.free and not self._ending:
                 job = queue.popleft()
@@ -84,6 +85,21 @@ class Run:
             self.journal.refresh()
             queue.extend(waiting)
             waiting = []
+
+    def close(self) -> None:
+        """End the pool, and remove what it was in the middle of writing."""
+        self.pool.close()
+        for going in self._going.values():
+            sweep_partials(going.job.out)
+
+    def _settled_at_sight(self, job: Job) -> bool:
+        """Settle what needs nothing made: so that what is refused is told before any weights are loaded."""
+        if job.after or self._ending:
+            return False
+        verdict = self.examiner.look(job)
+        if isinstance(verdict, Unchanged):
+            return self._settle(Result(job, "unchanged"))
+        return isinstance(verdict, Refused) and self._settle(Result(job, "failed", verdict.message))
 
     def _begin(self, job: Job) -> bool:
         """Settle the job or have it made; False where it has to wait for another job or process."""
@@ -145,7 +161,7 @@ class Run:
                 assert outcome.record is not None
                 told = {name: outcome.record[name] for name in ("seed", "latents", "took_seconds")}
                 self.journal.append(self.locks, "done", job.name, going.make.key, output=mark_of(job.out), **told)
-                self._settle(Result(job, "made", record=outcome.record))
+                self._settle(Result(job, "made", record=outcome.record, notes=going.make.ready.notes))
         except OSError as error:
             self._settle(Result(job, "failed", _unwritable(self.journal.path, error)))
         finally:
@@ -179,8 +195,8 @@ class Run:
 
 def inputs_of(jobs: Iterable[Job]) -> set[Path]:
     """Every file that a job reads and that no other job writes."""
-    made = {job.out.resolve() for job in jobs}
-    return {path for job in jobs for path in job.inputs if path.resolve() not in made}
+    made = {real(job.out) for job in jobs}
+    return {path for job in jobs for path in job.inputs if real(path) not in made}
 
 
 def _unwritable(journal: Path, error: OSError) -> str:
