@@ -136,6 +136,22 @@ def test_a_chain_of_jobs_runs_in_its_order_and_again_does_nothing(
     assert (json.loads(out)["unchanged"], json.loads(out)["made"]) == (2, 0)
 
 
+def test_the_model_is_loaded_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sky4.pipeline import components
+
+    loaded: list[str] = []
+
+    def counted(name: str, load: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **more: (loaded.append(name), load(*given, **more))[1]
+
+    for name in ("load_transformer", "load_video_codec", "load_text_encoder"):
+        monkeypatch.setattr(components, name, counted(name, getattr(components, name)))
+    write_jobs(*({"prompt": "a", "seed": seed, "only": "still", "out": f"{seed}.png"} for seed in range(3)))
+    code, _, err = call("batch", "jobs.jsonl", "-o", "out")
+    assert code == 0, err
+    assert sorted(loaded) == ["load_text_encoder", "load_transformer", "load_video_codec"]
+
+
 def test_a_folder_with_one_template(call: Call, tmp_path: Path) -> None:
     Path("in").mkdir()
     for name in ("a.png", "b.png"):
