@@ -42,10 +42,9 @@ def _one_by_one(path: Path, text: str) -> Iterator[Row | Fault]:
             [node] = _items(text[start:end])
         except (yaml.YAMLError, RecursionError, Misread) as error:
             mark = getattr(error, "problem_mark", None)
-            inside = mark is not None and mark.line < text.count(
-                "\n", start, end
-            )  # else it misses something at its end
-            line, column = (before + mark.line + 1, mark.column + 1) if inside else (before + 1, 1)
+            line, column = before + 1, 1
+            if mark is not None and mark.line < text.count("\n", start, end):  # else it misses something at its end
+                line, column = before + mark.line + 1, mark.column + 1
             said = getattr(error, "problem", None) or "it cannot be read"
             yield Fault(Place(path, line, column), number, f"not YAML: {said}")
             continue
