@@ -72,7 +72,7 @@ class Told:
 
 def list_plans(jobs: Sequence[Job], examiner: Examiner, told: Told, reporter: Reporter) -> bool:
     """Say what would be done with each job, and do nothing. Returns whether one could not be made."""
-    from sky4.batch.examine import Found, Make, Refused
+    from sky4.batch.examine import Found, Make, Occupied, Refused
 
     states: dict[str, str] = {}
     listed: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def list_plans(jobs: Sequence[Job], examiner: Examiner, told: Told, reporter: Re
             state, why = "make", f"after '{waits}'"
         elif isinstance(verdict, Make):
             state, why = "make", verdict.why
-        elif isinstance(verdict, Refused):
+        elif isinstance(verdict, Refused | Occupied):
             state, why = "fail", verdict.message
         else:
             state, why = "unchanged", "found" if isinstance(verdict, Found) else ""

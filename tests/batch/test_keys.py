@@ -79,6 +79,7 @@ def test_another_recipe_makes_another_job(folder: Path, change: dict[str, object
 
 def test_another_precision_or_attention_makes_another_job(folder: Path) -> None:
     assert len({key(folder), key(folder, dtype="float32"), key(folder, attention_backend="torch")}) == 3
+    assert key(folder, dtype="float32") == key(folder, dtype="fp32")
 
 
 def test_digests_are_read_again_only_where_a_file_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

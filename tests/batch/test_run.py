@@ -319,6 +319,25 @@ def made_elsewhere(batch: Batch, locks: Locks, held: Held) -> None:
     locks.release(held)
 
 
+def test_a_clip_that_another_process_has_just_written_down_is_not_taken_for_somebodys_file(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sky4.batch.examine.recipe_of", lambda _: None)  # a format that tells nothing
+    other, plan, planned = Locks(batch.out / ".locks"), Batch.plan, list[str]()
+
+    def slow_plan(self: Batch, job: Job) -> Ready:
+        planned.append(job.name)
+        if planned.count("b.png") == 2:  # the journal has been read, and the disk has not
+            held = other.acquire("job b.png")
+            assert held is not None
+            made_elsewhere(batch, other, held)
+        return plan(self, job)
+
+    monkeypatch.setattr(Batch, "plan", slow_plan)
+    assert batch.run() == {**ALL_MADE, "b.png": "unchanged"}
+    assert batch.pool.made == ["a.png", "c.png"]
+
+
 def test_whoever_stood_still_and_was_outlived_does_not_write_a_job_down_again(batch: Batch) -> None:
     def outlived(_: Order) -> None:
         [lock] = [path for path in (batch.out / ".locks").glob("*/*") if b'"free"' not in path.read_bytes()]

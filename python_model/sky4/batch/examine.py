@@ -41,13 +41,20 @@ class Make:
 
 @dataclass(frozen=True)
 class Refused:
-    """The clip cannot be made. before: it failed in an earlier run, and is not tried again."""
+    """The clip cannot be made, or failed in an earlier run and is not tried again."""
 
     message: str
-    before: bool = False
 
 
-Verdict = Unchanged | Found | Make | Refused
+@dataclass(frozen=True)
+class Occupied:
+    """Something lies at the clip's place that the journal does not know: somebody's file, or, as long as the job is not
+    locked and the journal not read again, what another process has just written."""
+
+    message: str
+
+
+Verdict = Unchanged | Found | Make | Refused | Occupied
 
 
 @dataclass
@@ -84,10 +91,10 @@ class Examiner:
             return Found(key)
         if event == "failed" and history.last["key"] == key and not self.retry_failed:
             told = history.last.get("message", "it failed")
-            return Refused(f"{told} (in an earlier run; --retry-failed tries it again)", before=True)
+            return Refused(f"{told} (in an earlier run; --retry-failed tries it again)")
         unfinished = event in ("started", "failed") and recipe is not None  # renamed, and not yet written down
         if there and not mine and not unfinished and (fault := self._not_ours(job, done is not None)):
-            return Refused(fault)
+            return Occupied(fault)
         return Make(ready, key, model, _why(event, done is not None, done is not None and done["key"] == key), there)
 
     def _not_ours(self, job: Job, changed: bool) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sky4.errors import RequestError, Sky4Failure
 from sky4.pipeline.digest import file_digest, weights_digest, weights_hashes
-from sky4.pipeline.engine import Engine
+from sky4.pipeline.engine import SHORT, Engine
 from sky4.pipeline.request import PATH_KEYS, ClipRequest
 
 VERSION = 1
@@ -76,7 +76,7 @@ def job_key(request: ClipRequest, engine: Engine, enhancer: Path | None, digests
         "version": VERSION,
         "clip": essence(request.to_dict(), inputs),
         "model": digests.of_model(engine.model),
-        "dtype": engine.dtype,
+        "dtype": SHORT.get(engine.dtype, engine.dtype),
         "attention": engine.attention_backend,
         "enhancer": "" if enhancer is None else digests.of_enhancer(enhancer),
     }
@@ -96,7 +96,7 @@ def is_clip_of(recipe: Mapping[str, Any], request: ClipRequest, engine: Engine, 
         return (
             essence(recipe["request"], recipe["inputs"]) == essence(request.to_dict(), inputs)
             and recipe["model"]["digest"] == digests.of_model(engine.model)
-            and engine.dtype in ("auto", computed["dtype"])
+            and SHORT.get(engine.dtype, engine.dtype) in ("auto", computed["dtype"])
             and engine.attention_backend in ("auto", computed["attention_backend"])
         )
     except (KeyError, TypeError, AttributeError, ValueError):

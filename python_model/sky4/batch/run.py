@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sky4.batch.examine import Examiner, Found, Make, Refused, Unchanged
+from sky4.batch.examine import Examiner, Found, Make, Occupied, Refused, Unchanged
 from sky4.batch.jobs import Job, real
 from sky4.batch.journal import Journal
 from sky4.batch.keys import job_key
@@ -139,7 +139,7 @@ class Run:
         if isinstance(verdict, Found):
             self.journal.append(self.locks, "done", job.name, verdict.key, output=mark_of(job.out), found=True)
         self.locks.release(held)
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, Refused | Occupied):
             return self._settle(Result(job, "failed", verdict.message))
         return self._settle(Result(job, "unchanged"))
 

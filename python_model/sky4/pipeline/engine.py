@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # names of precisions that users know too
+
 
 @dataclass(frozen=True)
 class Engine:
