@@ -94,7 +94,7 @@ def _codecs() -> dict[str, bool]:
 
 def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
     from sky4.model.checkpoint import weight_files
-    from sky4.pipeline.components import weights_digest, weights_hashes
+    from sky4.pipeline.digest import weights_digest, weights_hashes
     from sky4.pipeline.model_folder import ModelFolder
 
     try:

@@ -39,6 +39,7 @@ from sky4cli.options import (
     Variations,
     soundtrack_of,
 )
+from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
     from sky4.prompting import ReferenceFile
@@ -90,14 +91,12 @@ def edit(
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> Planned:
     """Change a clip or a picture as an instruction says. Sound is made anew; --keep-audio and --mix keep it."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
     from sky4.prompting import resolve_references
-    from sky4cli.console import Reporter
     from sky4cli.following import Following
-    from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, outputs_of_source, read_source, request_of, source_shape
 
     following = Following(resume_dir, resume, events, preview_every)
@@ -110,7 +109,6 @@ def edit(
     soundtrack, outputs = soundtrack_of(
         video, source.skip / source.fps, keep_audio, mix, outputs_of_source(source, target, only)
     )
-    paths = variation_paths(target, variations, force, resume)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
     request = replace(
         request_of(prompt, source_shape(source, size, folder), sampling, folder.defaults, outputs),
@@ -118,9 +116,8 @@ def edit(
         soundtrack=soundtrack,
         references=(*references, source_reference(source, references)),
     )
-    with Reporter(quiet=quiet, as_json=as_json, events=events, command="edit") as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, notes=source.notes, following=following)
+    engine = Engine(folder.path, device, dtype, attention_backend)
+    return Planned(request, engine, target, force, as_json, quiet, notes=source.notes, following=following)
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:

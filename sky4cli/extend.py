@@ -41,6 +41,7 @@ from sky4cli.options import (
     parse_number,
     parse_start,
 )
+from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults, ModelFolder
@@ -109,15 +110,13 @@ def extend(
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> Planned:
     """Continue a clip, or make what came before it, in rounds until it is as long as asked for."""
     from sky4.media import Soundtrack
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
     from sky4.prompting import resolve_references
-    from sky4cli.console import Reporter
     from sky4cli.following import Following
-    from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, canvas_for, outputs_of_source, request_of, source_shape
 
     following = Following(resume_dir, resume, events, preview_every)
@@ -133,7 +132,6 @@ def extend(
     continues = heard and file.has_audio and not encode_audio
     if sound is None and not heard:
         notes += (f"'{video}' has no sound, so none is made; --sound makes it for what is added",)
-    paths = variation_paths(target, variations, force, resume)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
     shape = replace(source_shape(file, size, folder), frames=file.frames + added)
     given = Source(video, str(video), start=added if backward else 0, frames=file.frames, skip=file.skip)
@@ -145,11 +143,9 @@ def extend(
         soundtrack=Soundtrack(video, file.skip / file.fps) if continues else None,
         segments=segments,
     )
-    with Reporter(quiet=quiet, as_json=as_json, events=events, command="extend") as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(
-            request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes), following=following
-        )
+    engine = Engine(folder.path, device, dtype, attention_backend)
+    notes = (*file.notes, *notes)
+    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following)
 
 
 def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:

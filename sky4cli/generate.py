@@ -42,6 +42,7 @@ from sky4cli.options import (
     parse_number,
     parse_size,
 )
+from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
@@ -93,13 +94,11 @@ def generate(
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> Planned:
     """Make a clip from a prompt, and from pictures, video or sound where given."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.prompting import resolve_references
-    from sky4cli.console import Reporter
     from sky4cli.following import Following
-    from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, Shape, outputs_for, request_of
 
     if audio is not None and not drive:
@@ -110,7 +109,6 @@ def generate(
     if drive and audio is None:
         raise RequestError("--drive needs the sound that drives: add --audio FILE")
     outputs = outputs_for(out, only)
-    paths = variation_paths(out, variations, force, resume)
     references = resolve_references(ref or [])
     following = Following(resume_dir, resume, events, preview_every)
     folder = ModelFolder.read(model or BUNDLED)
@@ -126,9 +124,8 @@ def generate(
         audio=audio,
         references=references,
     )
-    with Reporter(quiet=quiet, as_json=as_json, events=events, command="generate") as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, following=following)
+    engine = Engine(folder.path, device, dtype, attention_backend)
+    return Planned(request, engine, out, force, as_json, quiet, enhancer=enhance, following=following)
 
 
 def frames_wanted(

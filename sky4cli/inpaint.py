@@ -40,6 +40,7 @@ from sky4cli.options import (
     Variations,
     soundtrack_of,
 )
+from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -135,7 +136,7 @@ def inpaint(
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> Planned | None:
     """Make a part of a clip or a picture anew; what lies outside of it stays as it is. Times are seconds of VIDEO."""
     from sky4.media.masks import EditRegion, parse_box, parse_mask, parse_pad, parse_span
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
@@ -143,7 +144,7 @@ def inpaint(
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
     from sky4cli.following import Following
-    from sky4cli.make import Engine, make_clips, variation_paths
+    from sky4cli.make import variation_paths
     from sky4cli.requests import Sampling, outputs_of_source, read_source, request_of, source_shape
 
     if prompt is None and mask_preview is None:
@@ -164,32 +165,33 @@ def inpaint(
     file = read_source(video, folder.defaults, fps, start, seconds)
     target = out or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
-    with Reporter(quiet=quiet, as_json=as_json, events=events, command="inpaint") as reporter:
-        if prompt is None and mask_preview is not None:
+    if prompt is None and mask_preview is not None:
+        with Reporter(quiet=quiet, as_json=as_json, events=events, command="inpaint") as reporter:
             for note in notes:
                 reporter.note(f"note: {note}")
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
             reporter.record({"mask_preview": str(mask_preview)})
-            return
-        outputs = outputs_of_source(file, target, only)
-        soundtrack, outputs = soundtrack_of(file.path, file.skip / file.fps, keep_audio, mix, outputs)
-        references = resolve_references(ref or [])
-        paths = variation_paths(target, variations, force, resume)
-        sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
-        shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
-        request = replace(
-            request_of(prompt or "", shape, sampling, folder.defaults, outputs),
-            sources=(source,),
-            canvas=canvas,
-            references=references,
-            soundtrack=soundtrack,
-        )
-        if mask_preview is not None:
-            validate(request, folder)  # nothing is written for what is refused
+        return None
+    outputs = outputs_of_source(file, target, only)
+    soundtrack, outputs = soundtrack_of(file.path, file.skip / file.fps, keep_audio, mix, outputs)
+    references = resolve_references(ref or [])
+    sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
+    shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
+    request = replace(
+        request_of(prompt or "", shape, sampling, folder.defaults, outputs),
+        sources=(source,),
+        canvas=canvas,
+        references=references,
+        soundtrack=soundtrack,
+    )
+    if mask_preview is not None:
+        validate(request, folder)  # nothing is written for what is refused
+        variation_paths(target, variations, force, resume)
+        with Reporter(quiet=quiet, as_json=as_json) as reporter:
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
-        engine = Engine(folder.path, device, dtype, attention_backend)
-        notes += stretched(shape, canvas)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes, following=following)
+    engine = Engine(folder.path, device, dtype, attention_backend)
+    notes += stretched(shape, canvas)
+    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following)
 
 
 def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, Canvas, tuple[str, ...]]:

@@ -12,6 +12,8 @@ import typer
 
 from sky4 import __version__
 from sky4.errors import Interrupted, RequestError, Sky4Failure
+from sky4cli.batch import EXAMPLES as BATCH_EXAMPLES
+from sky4cli.batch import BatchCommand, batch
 from sky4cli.bench import bench_app
 from sky4cli.doctor import doctor
 from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
@@ -24,6 +26,7 @@ from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
+from sky4cli.make import carried_out
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -39,10 +42,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
-app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
-app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
-app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(carried_out(generate))
+app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(carried_out(inpaint))
+app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(carried_out(edit))
+app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(carried_out(extend))
+app.command("batch", cls=BatchCommand, epilog=epilog(*BATCH_EXAMPLES))(batch)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)
@@ -65,7 +69,7 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 4 some jobs failed, 130 interrupted."""
     if os.environ.get("SKY4_DEBUG") != "1":
         warnings.simplefilter("ignore")  # what libraries say to their developers
     try:

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sky4.errors import RequestError
 from sky4cli.console import Reporter
 from sky4cli.following import UNFOLLOWED, Following
+from sky4cli.planned import Engine, Planned
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
     from sky4.media import WrittenClip
     from sky4.pipeline.clip import Clip
+    from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
     from sky4.pipeline.states import ResumeFolder
 
 
-@dataclass(frozen=True)
-class Engine:
-    """Which weights compute where."""
+Flags = ParamSpec("Flags")
 
-    model: Path
-    device: str = "auto"
-    dtype: str = "auto"
-    attention_backend: str = "auto"
-    threads: int | None = None
+
+def carried_out(plan: Callable[Flags, Planned | None]) -> Callable[Flags, None]:
+    """The command that makes what `plan` makes of its flags; None: it has done everything already."""
+
+    @wraps(plan)
+    def command(*args: Flags.args, **flags: Flags.kwargs) -> None:
+        planned = plan(*args, **flags)
+        if planned is None:
+            return
+        request, following = planned.request, planned.following
+        paths = variation_paths(planned.out, request.variations, planned.force, following.resume)
+        name = getattr(plan, "__name__", "")
+        with Reporter(quiet=planned.quiet, as_json=planned.as_json, events=following.events, command=name) as reporter:
+            make_clips(
+                request, planned.engine, paths, planned.force, reporter, planned.enhancer, planned.notes, following
+            )
+
+    return command
 
 
 def make_clips(
@@ -47,16 +61,10 @@ def make_clips(
     notes: what the command has found worth saying, beside what is said of every request.
     """
     from sky4.pipeline.model_folder import ModelFolder
-    from sky4.pipeline.validate import check_sound, validate, warnings
 
     began = time.monotonic()
     folder = ModelFolder.read(engine.model)
-    geometry = validate(request, folder)
-    spare_inputs(paths, [path for _, path in request.files()])
-    _check_even(paths, request)
-    for path in paths:
-        check_sound(request, path)
-    for note in (*notes, *warnings(request, folder, geometry)):
+    for note in (*notes, *check_before(request, folder, paths)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter, following)
@@ -79,9 +87,9 @@ def _made(
     began: float,
 ) -> list[Clip]:
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
+    from sky4.pipeline.finish import finish
     from sky4.pipeline.generate import generate_clips
     from sky4.pipeline.preview_file import remove_preview
-    from sky4.pipeline.seams import SeamMeter
     from sky4.pipeline.states import NoStates
 
     components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
@@ -93,18 +101,13 @@ def _made(
     for clip in generate_clips(request, components, reporter.stage, states, seen):
         path = into[clip.request.seed]
         state = NoStates() if states is None else states.clip(clip.request)
-        meter = SeamMeter(clip.seams, clip.given, clip.fps)
         with state.decoding(components.video_codec if clip.request.runs_video else None):
-            written = clip.save(path, force=force, progress=reporter.stage, watch=meter.frames)
+            finished = finish(clip, path, force, reporter.stage)
         took, began = time.monotonic() - began, time.monotonic()
-        reporter.result(_line(written, clip, took))
-        record = _record(written, clip, took)
-        if clip.request.canvas is not None:
-            record["kept"] = _kept(written, clip, reporter)
-        seams = meter.report(written.path)
-        if seams is not None:
-            reporter.result(f"{written.path}  {seams.line()}")
-            record.update(seams.values())
+        reporter.result(_line(finished.written, clip, took))
+        for line in finished.lines():
+            reporter.result(f"{finished.written.path}  {line}")
+        record = finished.record(took)
         state.finish({**record, "path": str(path.absolute())})
         if previews is not None:
             remove_preview(path)
@@ -137,6 +140,21 @@ def _unwritten(
             records.append(before)
             del into[seed]
     return into, records
+
+
+def check_before(request: ClipRequest, folder: ModelFolder, paths: list[Path]) -> list[str]:
+    """Whatever can be said against the request and its outputs before weights are loaded, as RequestError.
+
+    Returns what is worth saying of a request that can be served.
+    """
+    from sky4.pipeline.validate import check_sound, validate, warnings
+
+    geometry = validate(request, folder)
+    spare_inputs(paths, [path for _, path in request.files()])
+    _check_even(paths, request)
+    for path in paths:
+        check_sound(request, path)
+    return warnings(request, folder, geometry)
 
 
 def variation_paths(out: Path, variations: int, force: bool, resume: bool = False) -> list[Path]:
@@ -200,38 +218,6 @@ def _line(written: WrittenClip, clip: Clip, took: float) -> str:
     size = f"{written.width}x{written.height}  " if written.width else ""
     length = "" if clip.request.outputs == "still" else f"{float(written.seconds):.2f} s  "
     return f"{written.path}  {size}{length}seed {clip.request.seed}  took {took:.1f} s"
-
-
-def _record(written: WrittenClip, clip: Clip, took: float) -> dict[str, Any]:
-    return {
-        "path": str(written.path),
-        "width": written.width,
-        "height": written.height,
-        "frames": written.frames,
-        "fps": str(clip.fps),
-        "seconds": round(float(written.seconds), 6),
-        "bytes": written.bytes,
-        "seed": clip.request.seed,
-        "prompt": clip.request.prompt,
-        "latents": clip.checksums,
-        "took_seconds": round(took, 3),
-    }
-
-
-def _kept(written: WrittenClip, clip: Clip, reporter: Reporter) -> dict[str, Any]:
-    """How far what is kept of the sources was changed, before encoding and in the file, told and as JSON values."""
-    from sky4.pipeline.composite import change_in_file
-
-    reporter.stage("checking what is kept", 0, 1)
-    before, after = clip.change, change_in_file(written.path, clip.request)
-    told = "unchanged" if before.largest == 0 else f"{before.mean:.3f} off on average, {before.largest} at most"
-    encoded = "unchanged" if after.largest == 0 else f"{after.mean:.2f} of 255 off on average, {after.largest} at most"
-    reporter.result(f"{written.path}  what is kept: {told} before encoding, {encoded} in the file")
-    return {
-        "before_encoding": {"mean": before.mean, "largest": before.largest},
-        "in_file": {"mean": after.mean, "largest": after.largest},
-        "share": after.values / (written.frames * written.width * written.height * 3),
-    }
 
 
 def read_engine(recipe: dict[str, Any], model: Path | None, device: str | None) -> Engine:

@@ -170,7 +170,7 @@ def writes(command: Typed) -> Iterator[Path]:
     out, variations = command.values.get("out"), command.values.get("variations", 1)
     if command.values.get("mask_preview") is not None:
         yield command.values["mask_preview"]
-    if out is not None:
+    if out is not None and command.name != "batch":  # a batch goes on in its folder
         numbered = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, variations + 1)]
         yield from numbered if variations > 1 else [out]
     if command.name == "train export":

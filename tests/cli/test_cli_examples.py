@@ -51,12 +51,23 @@ def mask(path: Path) -> None:
     white.save(path)
 
 
+def jobs(path: Path) -> None:
+    path.write_text('{"prompt": "a red circle moves right", "out": "red.mp4"}\n')
+
+
+def inputs(path: Path) -> None:
+    path.mkdir()
+    picture(path / "circle.png")
+
+
 # What an example may name without having made it. A new name is entered here.
 FILES: dict[str, Callable[[Path], None]] = {
     "clip.mp4": clip,
     "first.png": picture,
     "star.png": picture,
     "mask.png": mask,
+    "jobs.jsonl": jobs,
+    "inputs": inputs,
 }
 
 
@@ -86,7 +97,7 @@ def test_they_run_as_they_stand(
             if file in line and not Path(file).exists() and not _is_output(words, file):
                 make(Path(file))
         before = set(tmp_path.iterdir())
-        quicker = ["--steps", "2"] if name in MAKERS else []  # the only thing that is changed
+        quicker = ["--steps", "2"] if name in (*MAKERS, "batch") else []  # the only thing that is changed
         assert main([*words[1:], *quicker]) == 0, f"{line}: {capsys.readouterr().err}"
         if name in MAKERS:
             made = set(tmp_path.iterdir()) - before

@@ -58,6 +58,11 @@ OPTIONS = {
         *FOLLOWING,
         *SAYING,
     ],
+    "batch": [
+        *("jobs", "-o --out", "--command", "--retry-failed", "--shard", "--dry-run", "--keep-going"),
+        *("--allow-outside", "--ray", "--workers"),
+        *SAYING,
+    ],
     "show": ["file", "--json"],
     "rerun": ["file", "-o --out", "--model", "--device", *FOLLOWING, *SAYING],
     "doctor": ["--model", "--json"],

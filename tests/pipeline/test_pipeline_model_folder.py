@@ -13,8 +13,9 @@ import torch
 
 from sky4.encoders.video_vae import HunyuanCodec, WanCodec
 from sky4.errors import RequestError
-from sky4.pipeline.components import Components, weights_digest, weights_hashes
+from sky4.pipeline.components import Components
 from sky4.pipeline.devices import choose_device, choose_dtype, physical_cores
+from sky4.pipeline.digest import weights_digest, weights_hashes
 from sky4.pipeline.model_folder import BUNDLED, ModelFolder, _audio_clock, _video_compression
 
 

@@ -36,6 +36,7 @@ from sky4.media import (
 )
 from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
+from sky4.pipeline.digest import file_digest
 from sky4.pipeline.given import padded
 from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
@@ -214,15 +215,6 @@ def checksum(latents: Tensor) -> str:
     """SHA-256 over the float32 little-endian bytes, whatever device they lie on."""
     array = latents.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False)
     return f"sha256:{hashlib.sha256(array.tobytes()).hexdigest()}"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or over the names and digests of all files of a folder of pictures."""
-    if path.is_dir():
-        inside = [f"{file.name} {file_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
-        return f"sha256:{hashlib.sha256(chr(10).join(inside).encode()).hexdigest()}"
-    with path.open("rb") as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
 def _behind_one_another(latents: Sequence[Tensor | None], axis: int) -> Tensor | None:

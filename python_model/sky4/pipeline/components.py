@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,8 @@ from sky4.model.checkpoint import load_transformer
 from sky4.model.transformer import JointTransformer
 from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
+from sky4.pipeline.digest import weights_digest
 from sky4.pipeline.model_folder import ModelFolder
-
-WHOLE_BYTES = 2**30  # weights up to here are hashed whole; of larger files the ends, or a start would take minutes
-END_BYTES = 2**20
 
 
 @dataclass
@@ -102,27 +99,3 @@ class Components:
     def digest(self) -> str:
         """What tells these weights from others: SHA-256 over the names, sizes and contents of all weight files."""
         return weights_digest(self.folder.path)
-
-
-def weights_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every *.safetensors below, by its name; of files over 1 GiB of their size, first and last MiB."""
-    return {file.relative_to(folder).as_posix(): _file_hash(file) for file in sorted(folder.rglob("*.safetensors"))}
-
-
-def weights_digest(folder: Path) -> str:
-    """One SHA-256 over model.json and the hashes of all weight files."""
-    digest = hashlib.sha256((folder / "model.json").read_bytes())
-    for name, content in weights_hashes(folder).items():
-        digest.update(f"{name} {content}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _file_hash(file: Path) -> str:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= WHOLE_BYTES:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256(f"{size}\n".encode() + stream.read(END_BYTES))
-        stream.seek(-END_BYTES, 2)
-        digest.update(stream.read())
-    return digest.hexdigest()

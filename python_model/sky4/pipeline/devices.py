@@ -10,9 +10,9 @@ import torch
 
 from sky4.errors import RequestError
 from sky4.ops.backend import cpu_multiplies_bf16
+from sky4.pipeline.engine import SHORT
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def choose_device(wanted: str = "auto") -> torch.device:

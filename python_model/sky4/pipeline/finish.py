@@ -1,0 +1,71 @@
+"""A made clip written, and what is told of it: its size, what was kept of the sources, what is noticed at its seams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sky4.media import WrittenClip
+from sky4.pipeline.clip import Clip, Progress
+from sky4.pipeline.composite import Change, change_in_file
+from sky4.pipeline.seams import SeamMeter, SeamReport
+
+
+@dataclass(frozen=True)
+class Finished:
+    """kept: how far what is kept of the sources was changed, before encoding and in the file; None without a canvas."""
+
+    clip: Clip
+    written: WrittenClip
+    kept: tuple[Change, Change] | None
+    seams: SeamReport | None
+
+    def lines(self) -> list[str]:
+        """For people: what is kept, then the seams; nothing of a clip that has neither."""
+        lines = []
+        if self.kept is not None:
+            before, after = self.kept
+            told = "unchanged" if before.largest == 0 else f"{before.mean:.3f} off on average, {before.largest} at most"
+            off = f"{after.mean:.2f} of 255 off on average, {after.largest} at most"
+            encoded = "unchanged" if after.largest == 0 else off
+            lines.append(f"what is kept: {told} before encoding, {encoded} in the file")
+        return lines if self.seams is None else [*lines, self.seams.line()]
+
+    def record(self, took: float) -> dict[str, Any]:
+        """As JSON values. took: seconds."""
+        written, clip = self.written, self.clip
+        record: dict[str, Any] = {
+            "path": str(written.path),
+            "width": written.width,
+            "height": written.height,
+            "frames": written.frames,
+            "fps": str(clip.fps),
+            "seconds": round(float(written.seconds), 6),
+            "bytes": written.bytes,
+            "seed": clip.request.seed,
+            "prompt": clip.request.prompt,
+            "latents": clip.checksums,
+            "took_seconds": round(took, 3),
+        }
+        if self.kept is not None:
+            before, after = self.kept
+            record["kept"] = {
+                "before_encoding": {"mean": before.mean, "largest": before.largest},
+                "in_file": {"mean": after.mean, "largest": after.largest},
+                "share": after.values / (written.frames * written.width * written.height * 3),
+            }
+        if self.seams is not None:
+            record.update(self.seams.values())
+        return record
+
+
+def finish(clip: Clip, path: Path, force: bool, progress: Progress) -> Finished:
+    """Decode the clip into `path` and look at what was written. RequestError, Sky4Failure as `Clip.save`."""
+    meter = SeamMeter(clip.seams, clip.given, clip.fps)
+    written = clip.save(path, force=force, progress=progress, watch=meter.frames)
+    kept = None
+    if clip.request.canvas is not None:
+        progress("checking what is kept", 0, 1)
+        kept = clip.change, change_in_file(written.path, clip.request)
+    return Finished(clip, written, kept, meter.report(written.path))

@@ -1,0 +1,148 @@
+"""The commands that make clips, as a batch sees them: their flags by name, and their own way to a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+
+from sky4.batch.jobs import Command, Job, Option, Ready
+from sky4.batch.manifest import Value, tidy_name
+from sky4.errors import RequestError
+from sky4.prompting.references import Kind
+from sky4cli.edit import edit
+from sky4cli.extend import extend
+from sky4cli.generate import generate
+from sky4cli.inpaint import inpaint
+from sky4cli.planned import Planned
+
+# A command that makes clips is entered here.
+MAKERS: dict[str, Callable[..., Planned | None]] = {
+    "generate": generate,
+    "inpaint": inpaint,
+    "edit": edit,
+    "extend": extend,
+}
+# What a folder's files are given to: the flag, and switches that go with it.
+FOLDER_INPUTS: dict[str, dict[Kind, tuple[str, ...]]] = {
+    "generate": {"image": ("image",), "video": ("video",), "audio": ("audio", "drive")},
+    "inpaint": {"image": ("video",), "video": ("video",)},
+    "edit": {"image": ("video",), "video": ("video",)},
+    "extend": {"video": ("video",)},
+}
+# Of the batch as a whole, or no clip.
+NOT_OF_A_JOB = (
+    *("--force", "--json", "--quiet", "--mask-preview"),
+    *("--resume-dir", "--resume", "--events", "--preview-every"),
+)
+NAMED = {"NAME=PATH": "named path", "[NAME=]PATH": "path, a name or not"}
+
+
+@lru_cache
+def _parser() -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    for name, plan in MAKERS.items():
+        app.command(name)(plan)
+    return typer.main.get_command(app)
+
+
+@lru_cache
+def commands() -> dict[str, Command]:
+    """Each command's flags, by all their names."""
+    found: dict[str, Command] = {}
+    for name, command in _parser().commands.items():
+        options: dict[str, Option] = {}
+        for parameter in command.params:
+            if not set(parameter.opts) & set(NOT_OF_A_JOB):
+                option = _option(parameter)
+                options |= {tidy_name(word): option for word in parameter.opts}
+        found[name] = options
+    return found
+
+
+def _option(parameter: Any) -> Option:
+    flag = max(parameter.opts, key=len)
+    if not flag.startswith("-"):
+        return Option("", "path")
+    if getattr(parameter, "is_flag", False):
+        return Option(flag, "switch", off=next(iter(parameter.secondary_opts), ""))
+    takes: Any = NAMED.get(parameter.metavar or "", "path" if parameter.type_descriptor.is_path else "text")
+    return Option(flag, takes, many=bool(getattr(parameter, "multiple", False)))
+
+
+def read_template(words: Sequence[str]) -> dict[str, Value]:
+    """Flags behind the batch's own, for every job that does not say otherwise; paths relative to where one is.
+
+    RequestError for what is no flag of any command.
+    """
+    known: dict[str, Option] = {}
+    for options in commands().values():
+        known |= {name: option for name, option in options.items() if option.flag}
+    offs = {option.off: name for name, option in known.items() if option.off}
+    given: dict[str, Value] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        name = offs.get(flag, tidy_name(flag))
+        option = known.get(name)
+        if option is None or not word.startswith("-") or len(flag) < 2:
+            raise RequestError(
+                f"{word} is neither an option of sky4 batch nor of a command that makes clips; "
+                "the jobs come first: sky4 batch JOBS -o OUT [options]"
+            )
+        if option.takes == "switch":
+            given[name] = flag not in offs
+            continue
+        if not equals:
+            if not left:
+                raise RequestError(f"{flag} wants a value")
+            value = left.pop(0)
+        before = given.get(name, ())
+        placed = _here(value, option)
+        given[name] = (*before, placed) if option.many and isinstance(before, tuple) else placed
+    return given
+
+
+def _here(value: str, option: Option) -> str:
+    """A path typed in a shell is relative to where one is, not to the manifest."""
+    if "path" not in option.takes:
+        return value
+    name, equals, path = value.partition("=")
+    if option.takes == "path" or not equals:
+        return str(Path(value).absolute())
+    return f"{name}={Path(path).absolute()}"
+
+
+@lru_cache(maxsize=1024)  # the variations of a row, and a second look at it, are one plan
+def _planned(command: str, argv: tuple[str, ...], out: Path) -> Planned:
+    try:
+        planned = _parser().main([command, f"--out={out}", *argv], prog_name="sky4", standalone_mode=False)
+    except typer.TyperException as error:
+        raise RequestError(" ".join(error.format_message().split())) from error
+    assert isinstance(planned, Planned)
+    return planned
+
+
+def plan(job: Job) -> Ready:
+    """The job's request, as its command makes it of the same flags. RequestError for whatever can be said before
+    weights are loaded.
+    """
+    from sky4.media import output_format
+    from sky4.pipeline.model_folder import ModelFolder
+    from sky4cli.make import check_before
+
+    output_format(job.out)
+    planned = _planned(job.command, job.argv, job.row_out)
+    request = planned.request.variation(job.variation)
+    said = check_before(request, ModelFolder.read(planned.engine.model), [job.out])
+    return Ready(request, planned.engine, planned.enhancer, (*planned.notes, *said))
+
+
+def folder_inputs(command: str, values: Mapping[str, Value]) -> tuple[dict[Kind, tuple[str, ...]], bool]:
+    """(what a folder's files are given to, whether a picture becomes a picture)."""
+    return FOLDER_INPUTS[command], command in ("inpaint", "edit") or values.get("only") == "still"
