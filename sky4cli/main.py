@@ -13,6 +13,8 @@ import typer
 from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
 from sky4cli.bench import bench_app
+from sky4cli.check import EXAMPLES as CHECK_EXAMPLES
+from sky4cli.check import check
 from sky4cli.doctor import doctor
 from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
 from sky4cli.edit import edit
@@ -43,6 +45,7 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
 app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("check", epilog=epilog(*CHECK_EXAMPLES))(check)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)

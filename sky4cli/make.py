@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sky4.errors import RequestError
+from sky4cli.check import warn_failed
 from sky4cli.console import Reporter
 from sky4cli.startup import load_libraries
 
@@ -77,6 +78,8 @@ def make_clips(
         if seams is not None:
             reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())
+        reporter.stage("checking the file", 0, 1)
+        record["check"] = warn_failed(written.path, reporter)
         clips.append(clip)
         records.append(record)
     reporter.record({"clips": records})

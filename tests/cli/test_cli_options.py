@@ -53,6 +53,10 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "check": [
+        *("files", "--skip", "--max-black", "--max-frozen", "--max-repeated", "--max-tail", "--max-clipped"),
+        *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
+    ],
     "show": ["file", "--json"],
     "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
     "doctor": ["--model", "--json"],

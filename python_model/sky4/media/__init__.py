@@ -10,7 +10,7 @@ from sky4.media.images import probe_image, read_image
 from sky4.media.recipe import read_recipe
 from sky4.media.sound import probe_audio, read_audio, sound_power
 from sky4.media.soundtrack import Soundtrack, check_soundtrack, kept_sound, mixed
-from sky4.media.video import VideoFacts, iterate_video, probe_video, read_video
+from sky4.media.video import VideoFacts, iterate_video, own_rate, probe_video, read_video, shown_frames
 from sky4.media.write import WrittenClip, write_clip
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "kept_sound",
     "mixed",
     "output_format",
+    "own_rate",
     "probe_audio",
     "probe_image",
     "probe_video",
@@ -36,6 +37,7 @@ __all__ = [
     "read_image",
     "read_recipe",
     "read_video",
+    "shown_frames",
     "sound_power",
     "write_clip",
 ]

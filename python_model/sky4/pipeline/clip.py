@@ -165,6 +165,7 @@ class Clip:
             "version": RECIPE_VERSION,
             "sky4": __version__,
             "request": self.request.to_dict(),
+            "clip": {"frames": self.frame_count, "fps": str(self.fps)},
             "model": {
                 "name": components.folder.manifest.name,
                 "path": str(components.folder.path.absolute()),
