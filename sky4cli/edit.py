@@ -12,6 +12,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Force,
@@ -22,6 +23,7 @@ from sky4cli.options import (
     Mix,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     PartSeconds,
     Quiet,
@@ -29,10 +31,12 @@ from sky4cli.options import (
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
+    provenance_of,
     soundtrack_of,
 )
 
@@ -79,6 +83,9 @@ def edit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -110,7 +117,15 @@ def edit(
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, notes=source.notes)
+        make_clips(
+            request,
+            engine,
+            paths,
+            force,
+            reporter,
+            notes=source.notes,
+            provenance=provenance_of(no_metadata, sidecar, c2pa),
+        )
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:

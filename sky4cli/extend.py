@@ -14,6 +14,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     EncodeAudio,
@@ -24,18 +25,21 @@ from sky4cli.options import (
     Json,
     Model,
     NegativePrompt,
+    NoMetadata,
     Prompt,
     Quiet,
     Ref,
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
     parse_number,
     parse_start,
+    provenance_of,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +102,9 @@ def extend(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -137,7 +144,16 @@ def extend(
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes))
+        make_clips(
+            request,
+            engine,
+            paths,
+            force,
+            reporter,
+            enhancer=enhance,
+            notes=(*file.notes, *notes),
+            provenance=provenance_of(no_metadata, sidecar, c2pa),
+        )
 
 
 def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:

@@ -13,6 +13,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Enhance,
@@ -23,6 +24,7 @@ from sky4cli.options import (
     Json,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     Out,
     Prompt,
@@ -32,11 +34,13 @@ from sky4cli.options import (
     Seconds,
     Seed,
     Shift,
+    Sidecar,
     Size,
     Steps,
     Variations,
     parse_number,
     parse_size,
+    provenance_of,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +86,9 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -118,7 +125,15 @@ def generate(
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance)
+        make_clips(
+            request,
+            engine,
+            paths,
+            force,
+            reporter,
+            enhancer=enhance,
+            provenance=provenance_of(no_metadata, sidecar, c2pa),
+        )
 
 
 def frames_wanted(

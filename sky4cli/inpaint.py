@@ -12,6 +12,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Enhance,
@@ -23,6 +24,7 @@ from sky4cli.options import (
     Mix,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     PartSeconds,
     Quiet,
@@ -30,10 +32,12 @@ from sky4cli.options import (
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
+    provenance_of,
     soundtrack_of,
 )
 
@@ -124,6 +128,9 @@ def inpaint(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -179,7 +186,16 @@ def inpaint(
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
         engine = Engine(folder.path, device, dtype, attention_backend)
         notes += stretched(shape, canvas)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
+        make_clips(
+            request,
+            engine,
+            paths,
+            force,
+            reporter,
+            enhancer=enhance,
+            notes=notes,
+            provenance=provenance_of(no_metadata, sidecar, c2pa),
+        )
 
 
 def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, Canvas, tuple[str, ...]]:

@@ -15,6 +15,8 @@ from sky4.errors import RequestError, Sky4Failure
 from sky4cli.bench import bench_app
 from sky4cli.check import EXAMPLES as CHECK_EXAMPLES
 from sky4cli.check import check
+from sky4cli.diff import EXAMPLES as DIFF_EXAMPLES
+from sky4cli.diff import diff
 from sky4cli.doctor import doctor
 from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
 from sky4cli.edit import edit
@@ -26,7 +28,9 @@ from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
+from sky4cli.rerun import EXAMPLES as RERUN_EXAMPLES
 from sky4cli.rerun import rerun
+from sky4cli.show import EXAMPLES as SHOW_EXAMPLES
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
 from sky4cli.train import train
@@ -46,8 +50,9 @@ app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
 app.command("check", epilog=epilog(*CHECK_EXAMPLES))(check)
-app.command("show")(show)
-app.command("rerun")(rerun)
+app.command("show", epilog=epilog(*SHOW_EXAMPLES))(show)
+app.command("rerun", epilog=epilog(*RERUN_EXAMPLES))(rerun)
+app.command("diff", epilog=epilog(*DIFF_EXAMPLES))(diff)
 app.command("doctor")(doctor)
 app.add_typer(train)
 app.add_typer(eval_app)

@@ -14,7 +14,7 @@ from sky4cli.console import Reporter
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
-    from sky4.media import WrittenClip
+    from sky4.media import Provenance, WrittenClip
     from sky4.pipeline.clip import Clip
     from sky4.pipeline.request import ClipRequest
 
@@ -38,22 +38,27 @@ def make_clips(
     reporter: Reporter,
     enhancer: Path | None = None,
     notes: Sequence[str] = (),
+    provenance: Provenance | None = None,
 ) -> list[Clip]:
     """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
     that is possible.
 
-    notes: what the command has found worth saying, beside what is said of every request.
+    notes: what the command has found worth saying, beside what is said of every request. provenance: where the recipe
+    goes, and who signs; None is into the file.
     """
+    from sky4.media import Provenance, check_provenance
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import check_sound, validate, warnings
 
     began = time.monotonic()
+    provenance = provenance or Provenance()
     folder = ModelFolder.read(engine.model)
     geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
     for path in paths:
         check_sound(request, path)
+        check_provenance(path, provenance, force)
     for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
@@ -68,7 +73,7 @@ def make_clips(
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
         meter = SeamMeter(clip.seams, clip.given, clip.fps)
-        written = clip.save(path, force=force, progress=reporter.stage, watch=meter.frames)
+        written = clip.save(path, force=force, progress=reporter.stage, watch=meter.frames, provenance=provenance)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
@@ -79,11 +84,26 @@ def make_clips(
             reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())
         reporter.stage("checking the file", 0, 1)
-        record["check"] = warn_failed(written.path, reporter)
+        record["check"] = warn_failed(written.path, reporter, () if provenance.inside else ("recipe",))
         clips.append(clip)
         records.append(record)
     reporter.record({"clips": records})
     return clips
+
+
+def make_latents(request: ClipRequest, engine: Engine, reporter: Reporter) -> Clip:
+    """Make one clip as far as its latents, with the checks of `make_clips`; nothing is decoded or written."""
+    from sky4.pipeline.model_folder import ModelFolder
+    from sky4.pipeline.validate import validate
+
+    validate(request, ModelFolder.read(engine.model))
+    reporter.stage("loading", 0, 1)
+    load_libraries()
+    from sky4.pipeline.components import Components
+    from sky4.pipeline.generate import generate_clip
+
+    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    return generate_clip(request, components, reporter.stage)
 
 
 def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:

@@ -11,7 +11,7 @@ import typer
 from sky4.errors import RequestError
 
 if TYPE_CHECKING:
-    from sky4.media import Soundtrack
+    from sky4.media import Provenance, Soundtrack
     from sky4.pipeline.request import Outputs
 
 Model = Annotated[
@@ -88,6 +88,25 @@ EncodeAudio = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Leave the recipe out of the file.")]
+Sidecar = Annotated[
+    bool, typer.Option("--sidecar", help="Write the recipe beside the file as well, such as clip.mp4.json.")
+]
+C2pa = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--c2pa",
+        metavar="CERT KEY",
+        help="Sign Content Credentials with a certificate chain and its key, both PEM. Needs c2pa-python.",
+    ),
+]
+
+
+def provenance_of(no_metadata: bool, sidecar: bool, c2pa: tuple[Path, Path] | None) -> Provenance:
+    """Where the recipe goes, and who signs, as --no-metadata, --sidecar and --c2pa say."""
+    from sky4.media import Credentials, Provenance
+
+    return Provenance(not no_metadata, sidecar, None if c2pa is None else Credentials(*c2pa))
 
 
 def soundtrack_of(

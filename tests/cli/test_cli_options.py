@@ -12,6 +12,7 @@ from sky4cli.main import app
 SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
 SAYING = ["--force", "--json", "--quiet"]
+RECIPE = ["--no-metadata", "--sidecar", "--c2pa"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
 RUN = ["config", "--set", "--max-minutes"]
@@ -25,6 +26,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
+        *RECIPE,
         *SAYING,
     ],
     "inpaint": [
@@ -34,6 +36,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
+        *RECIPE,
         *SAYING,
     ],
     "extend": [
@@ -43,6 +46,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--enhance"),
         *ENGINE,
+        *RECIPE,
         *SAYING,
     ],
     "edit": [
@@ -51,6 +55,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only"),
         *ENGINE,
+        *RECIPE,
         *SAYING,
     ],
     "check": [
@@ -58,7 +63,8 @@ OPTIONS = {
         *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
     ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
+    "rerun": ["file", "-o --out", "--set", "--verify", "--model", "--device", *RECIPE, *SAYING],
+    "diff": ["a", "b", "--json"],
     "doctor": ["--model", "--json"],
     "train": [],
     "train joint": [*RUN, "--decay-minutes", "--resume"],
