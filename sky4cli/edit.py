@@ -18,6 +18,7 @@ from sky4cli.options import (
     Force,
     From,
     Guidance,
+    Instruction,
     Json,
     KeepAudio,
     Mix,
@@ -39,6 +40,7 @@ from sky4cli.options import (
     provenance_of,
     soundtrack_of,
 )
+from sky4cli.pipe import Container, opened
 
 if TYPE_CHECKING:
     from sky4.prompting import ReferenceFile
@@ -53,13 +55,14 @@ EXAMPLES = (
 
 def edit(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip to change; @video_1 in the prompt.")],
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What to change, as an instruction.")],
+    prompt: Instruction,
     out: Annotated[
         Path | None,
         typer.Option(
             "-o", "--out", metavar="PATH", help="Output; default: the input's name with -edited, .mp4 or .png."
         ),
     ] = None,
+    container: Container = None,
     negative_prompt: NegativePrompt = "",
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="The first frame, as it shall look when changed.")
@@ -103,7 +106,7 @@ def edit(
     source = read_source(video, folder.defaults, fps, start, seconds)
     if source.kind == "image" and image is not None:
         raise RequestError(f"--image {image} would be the whole of a changed picture; drop it, or give it as --ref")
-    target = out or source.default_out("edited")
+    target = opened(out, container, variations) or source.default_out("edited")
     soundtrack, outputs = soundtrack_of(
         video, source.skip / source.fps, keep_audio, mix, outputs_of_source(source, target, only)
     )

@@ -41,6 +41,7 @@ from sky4cli.options import (
     parse_start,
     provenance_of,
 )
+from sky4cli.pipe import Container, opened
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults, ModelFolder
@@ -62,6 +63,7 @@ def extend(
         Path | None,
         typer.Option("-o", "--out", metavar="PATH", help="Output; default: the input's name with -extended, .mp4."),
     ] = None,
+    container: Container = None,
     seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="How much is added.")] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="S", help="How long the whole becomes, instead of --seconds.")
@@ -123,7 +125,7 @@ def extend(
     file = read_part(video, folder.defaults, fps, start, until)
     added = frames_to_add(file, seconds, to)
     segments = segments_for(file, added, overlap, window, backward, folder)
-    target = out or file.default_out("extended")
+    target = opened(out, container, variations) or file.default_out("extended")
     outputs_of_source(replace(file, frames=file.frames + added), target, None)
     canvas, notes = canvas_for(file.width, file.height, target)
     heard = file.has_audio if sound is None else sound

@@ -42,6 +42,7 @@ from sky4cli.options import (
     parse_size,
     provenance_of,
 )
+from sky4cli.pipe import Container, opened
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
@@ -56,6 +57,7 @@ EXAMPLES = (
 def generate(
     prompt: Prompt,
     out: Out = Path("clip.mp4"),
+    container: Container = None,
     negative_prompt: NegativePrompt = "",
     image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="The first frame.")] = None,
     last_image: Annotated[Path | None, typer.Option("--last-image", metavar="FILE", help="The last frame.")] = None,
@@ -107,6 +109,7 @@ def generate(
         )
     if drive and audio is None:
         raise RequestError("--drive needs the sound that drives: add --audio FILE")
+    out = opened(out, container, variations) or out
     outputs = outputs_for(out, only)
     paths = variation_paths(out, variations, force)
     references = resolve_references(ref or [])

@@ -37,9 +37,11 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    from_stdin,
     provenance_of,
     soundtrack_of,
 )
+from sky4cli.pipe import Container, opened
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -61,7 +63,12 @@ def inpaint(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip of which a part is made anew.")],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What is seen and heard. Not needed for --mask-preview alone."),
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            callback=from_stdin,
+            help="What is seen and heard; - reads it from stdin. Not needed for --mask-preview alone.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -69,6 +76,7 @@ def inpaint(
             "-o", "--out", metavar="PATH", help="Output; default: the input's name with -inpainted, .mp4 or .png."
         ),
     ] = None,
+    container: Container = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,7 +167,7 @@ def inpaint(
     )
     folder = ModelFolder.read(model or BUNDLED)
     file = read_source(video, folder.defaults, fps, start, seconds)
-    target = out or file.default_out("inpainted")
+    target = opened(out, container, variations) or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         if prompt is None and mask_preview is not None:

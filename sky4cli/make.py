@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sky4.errors import RequestError
 from sky4cli.check import warn_failed
 from sky4cli.console import Reporter
+from sky4cli.pipe import deliver
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def make_clips(
             record.update(seams.values())
         reporter.stage("checking the file", 0, 1)
         record["check"] = warn_failed(written.path, reporter, () if provenance.inside else ("recipe",))
+        deliver(written.path)
         clips.append(clip)
         records.append(record)
     reporter.record({"clips": records})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +26,33 @@ Backend = Annotated[
         "--attention-backend", help="auto, cuda, cpu, torch or reference; `sky4 doctor` tells which are here."
     ),
 ]
-Prompt = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")]
+MOST_PROMPT = 2**16  # characters: far more than any model reads
+
+
+def from_stdin(prompt: str | None) -> str | None:
+    """`--prompt -` reads stdin to its end."""
+    if prompt != "-":
+        return prompt
+    if sys.stdin is None or sys.stdin.isatty():
+        raise RequestError("--prompt - reads the prompt from a pipe, and stdin is a terminal; pipe it in or type it")
+    text = sys.stdin.read(MOST_PROMPT + 1)
+    if len(text) > MOST_PROMPT:
+        raise RequestError(f"--prompt -: stdin holds more than {MOST_PROMPT} characters; give a shorter prompt")
+    return text.strip()
+
+
+Prompt = Annotated[
+    str,
+    typer.Option(
+        "--prompt", metavar="TEXT", callback=from_stdin, help="What is seen and heard; - reads it from stdin."
+    ),
+]
+Instruction = Annotated[
+    str,
+    typer.Option(
+        "--prompt", metavar="TEXT", callback=from_stdin, help="What to change, as an instruction; - reads stdin."
+    ),
+]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")]
 Ref = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ import typer
 
 from sky4.errors import RequestError, Sky4Failure
 from sky4cli.options import C2pa, Force, Json, Model, NoMetadata, Quiet, Sidecar, provenance_of
+from sky4cli.pipe import Container, opened
 
 if TYPE_CHECKING:
     from sky4.pipeline.clip import Clip
@@ -24,6 +25,7 @@ def rerun(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="PATH", help="Output, in the format of its suffix.")
     ] = None,
+    container: Container = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, such as seed=7; repeatable."),
@@ -52,6 +54,7 @@ def rerun(
         raise RequestError(f"--verify compares the clip as it was made and writes nothing; drop {flag}, or --verify")
     if not verify and out is None:
         raise RequestError("-o is missing; name the output, or compare without one by --verify")
+    out = opened(out, container)
     recipe = read_recipe(file)
     _check_version(recipe)
     request = changed(ClipRequest.from_dict(recipe.get("request", {})), settings or [])

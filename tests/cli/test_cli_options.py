@@ -18,9 +18,9 @@ WHERE = ["--device", "--dtype", "--attention-backend"]
 RUN = ["config", "--set", "--max-minutes"]
 
 OPTIONS = {
-    "": ["--version"],
+    "": ["--version", "--verbose -v", "--install-completion", "--show-completion"],
     "generate": [
-        *("--prompt", "-o --out", "--negative-prompt"),
+        *("--prompt", "-o --out", "--format", "--negative-prompt"),
         *("--image", "--last-image", "--video", "--audio", "--drive", "--ref"),
         *("--size", "--seconds", "--frames", "--fps"),
         *SAMPLING,
@@ -30,7 +30,7 @@ OPTIONS = {
         *SAYING,
     ],
     "inpaint": [
-        *("video", "--prompt", "-o --out", "--mask", "--box", "--retake", "--pad"),
+        *("video", "--prompt", "-o --out", "--format", "--mask", "--box", "--retake", "--pad"),
         *("--mask-mode", "--mask-threshold", "--grow", "--feather", "--fit-mask", "--mask-preview"),
         *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
@@ -40,7 +40,7 @@ OPTIONS = {
         *SAYING,
     ],
     "extend": [
-        *("video", "--prompt", "-o --out", "--seconds", "--to", "--backward", "--overlap", "--window"),
+        *("video", "--prompt", "-o --out", "--format", "--seconds", "--to", "--backward", "--overlap", "--window"),
         *("--sound", "--encode-audio"),
         *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
         *SAMPLING,
@@ -50,7 +50,7 @@ OPTIONS = {
         *SAYING,
     ],
     "edit": [
-        *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
+        *("video", "--prompt", "-o --out", "--format", "--negative-prompt", "--image", "--ref"),
         *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only"),
@@ -63,8 +63,9 @@ OPTIONS = {
         *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
     ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--set", "--verify", "--model", "--device", *RECIPE, *SAYING],
+    "rerun": ["file", "-o --out", "--format", "--set", "--verify", "--model", "--device", *RECIPE, *SAYING],
     "diff": ["a", "b", "--json"],
+    "config": ["--json"],
     "doctor": ["--model", "--json"],
     "train": [],
     "train joint": [*RUN, "--decay-minutes", "--resume"],
