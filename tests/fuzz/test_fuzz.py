@@ -1,4 +1,4 @@
-"""Whatever is handed in: one sentence and an exit code, no traceback, no hang over 10 s, no memory over 2 GB.
+"""Whatever is handed in: one sentence and an exit code, no traceback, no 10 s of computing, no memory over 2 GB.
 
 2,100 cases; `pytest tests/fuzz --fuzz-cases 20000` tries others and more. Up to the weights everything is real; what
 would be computed with them is left out, so that a case takes milliseconds.
@@ -7,12 +7,10 @@ would be computed with them is left out, so that a case takes milliseconds.
 from __future__ import annotations
 
 import faulthandler
-import itertools
 import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ class Arena:
         self.folder, self.model, self.capsys = folder, model, capsys
         (folder / "seeds").mkdir()
         self.good = seeds(folder / "seeds")
-        self.number = itertools.count()
+        self.hung = (folder / "hung.txt").open("w")
 
     def case(self) -> Path:
         path = self.folder / "case"
@@ -50,12 +48,14 @@ class Arena:
         return path
 
     def run(self, argv: list[str]) -> None:
-        began, cpu = time.monotonic(), time.process_time()
-        faulthandler.dump_traceback_later(90, exit=True, file=2)  # where not even the signal gets through
-        signal.alarm(60)
+        faulthandler.dump_traceback_later(60 * SECONDS, exit=True, file=self.hung)  # where no signal gets through
+        # the machine may be busy with others: time that is computed counts at once, time that passes only when long
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(30 * SECONDS)
         try:
             code = main(argv)
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
         shown = self.capsys.readouterr()
@@ -65,14 +65,11 @@ class Arena:
             said = [line for line in shown.err.splitlines() if line.startswith("sky4: ")]
             assert said or "FAILED" in shown.out or argv[0] == "diff", (argv, shown.err)
             assert all(len(line) < 4000 for line in said), argv
-        # the machine may be busy with others: time that is computed counts at once, time that passes only when long
-        assert time.process_time() - cpu < SECONDS, argv
-        assert time.monotonic() - began < 6 * SECONDS, argv
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MEMORY, argv
 
 
 def _alarm(*_: Any) -> None:
-    raise AssertionError("a command hung for a minute")
+    raise AssertionError(f"a command computed for {SECONDS} s, or waited {30 * SECONDS} s for nothing")
 
 
 @pytest.fixture(scope="module")
@@ -85,44 +82,37 @@ def stopped() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sky4.pipeline.components.Components.load", stop)
         patch.setattr("sky4.prompting.enhance.LocalRewriter", stop)
-        before = signal.signal(signal.SIGALRM, _alarm)
+        before = {number: signal.signal(number, _alarm) for number in (signal.SIGALRM, signal.SIGPROF)}
         here = Path.cwd()
         yield
         os.chdir(here)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture
 def arena(stopped: None, nano_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Arena]:
-    hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_AS)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**30, hard[1]))  # a fault must not take the machine along
+    resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**30, before[1]))  # a fault must not take the machine along
     try:
         yield Arena(tmp_path, nano_model, capsys)
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, hard)
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.fixture
-def cases(request: pytest.FixtureRequest) -> int:
-    return request.config.getoption("--fuzz-cases") or CASES
-
-
-def tried(share: float, cases: int, more: bool) -> settings:
+def fuzz(test: Any, share: float, request: pytest.FixtureRequest, **strategies: Any) -> None:
     """Always the same cases in CI, others with --fuzz-cases."""
-    return settings(
-        max_examples=max(1, round(share * cases)),
+    more = request.config.getoption("--fuzz-cases")
+    tried = settings(
+        max_examples=max(1, round(share * (more or CASES))),
         derandomize=not more,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
-
-
-def fuzz(test: Any, share: float, request: pytest.FixtureRequest, **strategies: Any) -> None:
-    wanted = request.config.getoption("--fuzz-cases")
-    tried(share, wanted or CASES, bool(wanted))(given(**strategies)(test))()
+    tried(given(**strategies)(test))()
 
 
 MEDIA_FLAGS = {

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from sky4.checking import events
@@ -65,7 +65,8 @@ def _measured(facts: Facts) -> Facts:
         if shows:
             with shown_frames(path) as (stream, frames):
                 size = stream.codec_context.width, stream.codec_context.height
-                looks = ((_small(frame), frame.pts) for frame, _, _ in frames)
+                small = _Scaler()
+                looks = ((small.of(frame), frame.pts) for frame, _, _ in frames)
                 watched = _watch(_Source(*size, own_rate(stream), stream.frames or None, looks))
         sound_path, heard = path, listen(path) if sounds else None
     facts = replace(facts, picture=None if watched is None else watched[0], sound=heard)
@@ -115,12 +116,19 @@ def _watch(source: _Source) -> tuple[PictureFacts, Frames]:
     return facts, np.stack(head) if head else np.zeros((0, height, width, 3), np.uint8)
 
 
-def _small(frame: VideoFrame) -> Look:
-    def look(width: int, height: int) -> Frames:
-        scaled = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
-        return np.asarray(scaled.to_ndarray(), np.uint8)
+class _Scaler:
+    """Keeps what scaling to a size needs from frame to frame, which takes longer to set up than to use."""
 
-    return look
+    def __init__(self) -> None:
+        self._sized: dict[tuple[int, int], VideoReformatter] = {}
+
+    def of(self, frame: VideoFrame) -> Look:
+        def look(width: int, height: int) -> Frames:
+            scale = self._sized.setdefault((width, height), VideoReformatter())
+            scaled = scale.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
+            return np.asarray(scaled.to_ndarray(), np.uint8)
+
+        return look
 
 
 def _pictures(path: Path, recipe: Mapping[str, Any] | None) -> _Source:
@@ -134,12 +142,13 @@ def _pictures(path: Path, recipe: Mapping[str, Any] | None) -> _Source:
         fps = Fraction((recipe or {})["clip"]["fps"])
 
     def looks() -> Iterator[tuple[Look, None]]:
+        small = _Scaler()
         for file in files:
             picture = read_image(file)
             if picture.shape[:2] != (height, width):
                 size = f"{picture.shape[1]}x{picture.shape[0]}"
                 raise RequestError(f"'{file}' has {size} pixels and the first picture {width}x{height}")
-            yield _small(VideoFrame.from_ndarray(picture, format="rgb24")), None
+            yield small.of(VideoFrame.from_ndarray(picture, format="rgb24")), None
 
     return _Source(width, height, fps if fps > 0 else FOLDER_FPS, None, looks())
 
