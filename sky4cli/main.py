@@ -39,7 +39,7 @@ from sky4cli.rerun import rerun
 from sky4cli.settings import default_map, settings_in_force
 from sky4cli.show import EXAMPLES as SHOW_EXAMPLES
 from sky4cli.show import show
-from sky4cli.startup import collect_garbage_rarely, leave
+from sky4cli.startup import collect_garbage_rarely, leave, print_any_name
 from sky4cli.train import train
 
 OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -126,6 +126,7 @@ def _defaults(root: Any, words: Sequence[str]) -> dict[str, Any]:
 
 def run() -> NoReturn:
     collect_garbage_rarely()
+    print_any_name()
     leave(main())
 
 

@@ -101,3 +101,9 @@ def test_a_reader_that_goes_away_is_told_without_a_traceback_and_nothing_is_colo
     assert "the program that reads -o - has ended" in run.stderr
     assert "Traceback" not in run.stderr
     assert "\x1b" not in run.stderr
+
+
+@pytest.mark.parametrize("flag", ["--prompt", "--negative-prompt"])
+def test_words_that_are_no_text_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert main([*argv, "--prompt", "a", flag, "a\udcff", "-o", "a.mp4"]) == 2
+    assert f"{flag} holds bytes that are no UTF-8 text" in capsys.readouterr().err

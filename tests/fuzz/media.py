@@ -120,7 +120,7 @@ LIES: dict[str, Callable[[Path], None]] = {
         b"RIFF\xff\xff\xff\xffWAVEfmt "
         + struct.pack("<IHHIIHH", 16, 1, 2, 44100, 176400, 4, 16)
         + b"data\xff\xff\xff\xff",
-        2**31,
+        2**22,
     ),
     "wave of many channels": _plain(
         b"RIFF\xff\xff\xff\xffWAVEfmt "
