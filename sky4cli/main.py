@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _verbose[0]:
         warnings.simplefilter("ignore")  # what libraries say to their developers
     try:
-        root = typer.main.get_command(app)
+        root = _tree()
         code = root(args=words, prog_name="sky4", standalone_mode=False, default_map=_defaults(root, words))
     except RequestError as error:
         return _say(error, BAD_REQUEST)
@@ -115,6 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         print("sky4: interrupted; no partial file was left", file=sys.stderr)
     return code if isinstance(code, int) else OK
+
+
+@functools.cache
+def _tree() -> Any:
+    """The commands as typer builds them, which takes longer than most of what is refused."""
+    return typer.main.get_command(app)
 
 
 def _defaults(root: Any, words: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sky4.errors import Sky4Failure
+from sky4.pipeline.model_folder import BUNDLED
 from sky4cli.main import main
 from tests.fuzz.media import Hostile, hostile, seeds
 
@@ -91,12 +92,12 @@ def stopped() -> Iterator[None]:
 
 
 @pytest.fixture
-def arena(stopped: None, nano_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Arena]:
+def arena(stopped: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Arena]:
     before = resource.getrlimit(resource.RLIMIT_AS)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**30, before[1]))  # a fault must not take the machine along
     try:
-        yield Arena(tmp_path, nano_model, capsys)
+        yield Arena(tmp_path, BUNDLED, capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
