@@ -60,8 +60,8 @@ def check(
     if unknown is not None:
         raise RequestError(f"--skip {unknown} is no gate; the gates are {', '.join(GATES)}")
     for path in files:
-        if not path.exists():
-            raise RequestError(f"'{path}' does not exist; give a clip, picture, sound or folder")
+        if not (path.is_file() or path.is_dir()):
+            raise RequestError(f"'{path}' does not exist or is no file; give a clip, picture, sound or folder")
     limits = Limits(
         black=max_black,
         frozen=max_frozen,

@@ -142,11 +142,11 @@ def _of_file(options: Sequence[_Option], file: Path) -> Iterator[Setting]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
     try:
         with file.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except OSError as error:
         raise RequestError(f"{file} cannot be read ({error.strerror}); mend its permissions or move it away") from error
     if len(content) > MOST_BYTES:

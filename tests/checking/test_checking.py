@@ -269,7 +269,7 @@ def test_the_command_tells_files_and_exits_1_where_one_is_refused(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["gone.mp4"], "'gone.mp4' does not exist"),
+        (["gone.mp4"], "'gone.mp4' does not exist or is no file"),
         ([".", "--skip", "smell"], "--skip smell is no gate; the gates are decodes"),
         ([".", "--max-tail", "-1"], "--max-tail -1.0 is no limit"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_a_recipe_nested_without_end_is_none(sky4: Sky4) -> None:
     Path("a.json").write_text('{"format":"sky4-recipe","a":' + "[" * 200_000)
     code, _, said = sky4("show", "a.json")
     assert (code, said.count("\n")) == (2, 1)
+
+
+def test_a_pipe_is_not_waited_for(sky4: Sky4) -> None:
+    os.mkfifo("pipe.mp4")
+    os.mkfifo("pipe.png")
+    for name in ("pipe.mp4", "pipe.png"):
+        for argv in (("show", name), ("rerun", name, "--verify"), ("diff", name, name), ("check", name)):
+            code, _, said = sky4(*argv)
+            assert (code, said.count("\n")) == (2, 1)
 
 
 def test_a_sidecar_that_is_there_is_not_replaced(sky4: Sky4) -> None:

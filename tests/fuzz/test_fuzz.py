@@ -25,7 +25,7 @@ from sky4cli.main import main
 from tests.fuzz.media import Hostile, hostile, seeds
 
 CASES = 2100
-SECONDS = 10
+SECONDS, WAIT = 10, 60
 MEMORY = 2 * 2**30
 CODES = (0, 1, 2, 3)
 
@@ -49,10 +49,10 @@ class Arena:
         return path
 
     def run(self, argv: list[str]) -> None:
-        faulthandler.dump_traceback_later(60 * SECONDS, exit=True, file=self.hung)  # where no signal gets through
+        faulthandler.dump_traceback_later(3 * WAIT, exit=True, file=self.hung)  # where no signal gets through
         # the machine may be busy with others: time that is computed counts at once, time that passes only when long
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        signal.alarm(30 * SECONDS)
+        signal.alarm(WAIT)
         try:
             code = main(argv)
         finally:
@@ -70,7 +70,7 @@ class Arena:
 
 
 def _alarm(*_: Any) -> None:
-    raise AssertionError(f"a command computed for {SECONDS} s, or waited {30 * SECONDS} s for nothing")
+    raise AssertionError(f"a command computed for {SECONDS} s, or waited {WAIT} s for nothing")
 
 
 @pytest.fixture(scope="module")

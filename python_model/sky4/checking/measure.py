@@ -42,6 +42,8 @@ def measure(path: Path) -> Facts:
     """
     if not path.exists():
         raise RequestError(f"'{path}' does not exist; give a clip, picture, sound or folder")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end, or never begin
+        raise RequestError(f"'{path}' is neither a file nor a folder; give a clip, picture, sound or folder")
     facts = Facts(path, None, None, None, None)
     with suppress(RequestError):
         facts = replace(facts, recipe=read_recipe(path))

@@ -35,6 +35,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe of a clip, picture or folder that sky4 wrote, or of its sidecar. RequestError where there is none."""
     if not path.exists():
         raise RequestError(f"'{path}' does not exist; give a file that sky4 wrote")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end, or never begin
+        raise RequestError(f"'{path}' is neither a file nor a folder; give a file that sky4 wrote")
     for text in _places(path):
         recipe = _parsed(text)
         if recipe is not None:
@@ -67,6 +69,8 @@ def _places(path: Path) -> Iterator[str]:
 
 
 def _text_of(path: Path) -> str:
+    if not path.is_file():
+        return ""
     try:
         with path.open("r", encoding="utf-8") as file:
             return file.read(MOST_BYTES + 1)
