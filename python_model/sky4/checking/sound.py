@@ -20,7 +20,7 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sky4.checking.facts import SoundFacts
-from sky4.media.opening import OPTIONS, located
+from sky4.media.opening import OPTIONS, decodable, located
 
 SILENT = 1e-6  # mean square below which nothing is heard (-60 dBFS)
 FULL = 0.999  # of full scale: a sample that may have been cut off
@@ -32,7 +32,7 @@ def listen(path: Path) -> SoundFacts | None:
     with av.open(located(path), options=OPTIONS) as container:
         if not container.streams.audio:
             return None
-        stream = container.streams.audio[0]
+        stream = decodable(container.streams.audio[0], path)
         meter = _SoundMeter(stream)
         for frame in container.decode(stream):
             meter.add(frame)

@@ -57,6 +57,8 @@ def output_format(path: Path) -> OutputFormat:
 def check_destination(path: Path, force: bool = False) -> OutputFormat:
     """Refuse what could not be written in the end, before any work is done: RequestError with the remedy."""
     chosen = output_format(path)
+    if path.name in ("", ".."):
+        raise RequestError(f"the output '{path}' is where you stand or above it; give it a name of its own with -o")
     folder = path.parent
     if not folder.is_dir():
         raise RequestError(f"the output '{path}' cannot be written: '{folder}' is not a folder; create it first")

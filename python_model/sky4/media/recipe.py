@@ -28,7 +28,7 @@ def encode_recipe(recipe: Mapping[str, Any]) -> str:
 
 def sidecar_of(path: Path) -> Path:
     """Where the recipe of a file lies that has it beside it: clip.mp4.json."""
-    return path.with_name(f"{path.name}.json")
+    return path.parent / f"{path.name}.json"  # of "." too, which has no name
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from sky4.errors import RequestError
-from sky4.media.opening import OPTIONS, located
+from sky4.media.opening import OPTIONS, decodable, located
 
 MAX_SECONDS = 600  # ten minutes of stereo float32 are 212 MB
 
@@ -58,7 +58,7 @@ def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray
     """Up to `wanted` samples; [2, 0] where the file has no sound."""
     if not container.streams.audio:
         return np.zeros((2, 0), np.float32)
-    stream = container.streams.audio[0]
+    stream = decodable(container.streams.audio[0], container.name)
     resampler = to_stereo(stream, sample_rate)
     start = Fraction(container.start_time or 0, av.time_base)
     parts: list[NDArray[np.float32]] = []
@@ -93,7 +93,7 @@ def sound_power(path: Path, hertz: int = 100) -> NDArray[np.float64]:
         with av.open(located(path), options=OPTIONS) as container:
             if not container.streams.audio:
                 raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
-            resampler = to_stereo(container.streams.audio[0], rate)
+            resampler = to_stereo(decodable(container.streams.audio[0], path), rate)
             for frame in _then_flush(container):
                 if frame is not None:
                     frame.pts = None

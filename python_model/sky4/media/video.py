@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sky4.errors import RequestError
 from sky4.media.fit import display_size, fit_picture
-from sky4.media.opening import OPTIONS, located
+from sky4.media.opening import OPTIONS, decodable, located
 
 MAX_PIXELS = 8192 * 4352  # 8K and a little: what a frame may have before it is decoded
 MAX_FRAMES = 10_000  # of a whole file held in memory at the wanted size; streaming has no limit
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(located(path), options=OPTIONS) as container:
             if not container.streams.video:
                 raise RequestError(f"'{path}' holds no picture; give a file with a video stream")
-            stream = container.streams.video[0]
+            stream = decodable(container.streams.video[0], path)
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 size = f"{stream.codec_context.width}x{stream.codec_context.height}"
                 raise RequestError(f"'{path}' has frames of {size} pixels, more than 8K; scale it down first")
