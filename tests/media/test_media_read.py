@@ -278,7 +278,6 @@ def test_a_foreign_file_holds_no_recipe(tmp_path: Path) -> None:
 def test_a_file_whose_codec_is_not_known_is_refused(clips: Clips, tmp_path: Path) -> None:
     """As a header that is broken may say: no decoder is found then, and nothing is known of the stream."""
     data = clips("plain").read_bytes()
-    (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"xxxx").replace(b"mp4a", b"xxxx"))
-    for read in (probe_video, probe_audio):
-        with pytest.raises(RequestError, match="'.*a.mp4'"):
-            read(tmp_path / "a.mp4")
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"xxxx"))
+    with pytest.raises(RequestError, match="'.*a.mp4' is broken, or its video is of a codec"):
+        probe_video(tmp_path / "a.mp4")

@@ -20,7 +20,7 @@ def located(path: Path) -> str:
 
 
 def decodable(stream: StreamT, path: Path | str) -> StreamT:
-    """The stream, if there is a decoder for it. RequestError where there is none, as of a file whose header is broken."""
+    """The stream, if there is a decoder for it. RequestError where there is none, as of a broken header."""
     if stream.codec_context is None:
         raise RequestError(f"'{path}' is broken, or its {stream.type} is of a codec that is not known here")
     return stream
