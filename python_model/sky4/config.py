@@ -30,8 +30,8 @@ class TransformerConfig:
     blocks or into the single-stream blocks only; `audio_clock` places the audio tokens in time (geometry.py);
     `film_guide` lays a film among the references, one as long as the clip, into I as well, frame by frame wherever
     nothing is kept, where the published I is black (our choice: what an edit leaves alone then needs no searching);
-    `input_skip` adds a linear map of a tower's input tokens, gated by the timestep, to its velocity (our choice: what
-    is copied then need not pass the blocks, which a narrow tower learns slowly).
+    `input_skip` adds a tower's input, each channel times a factor of the timestep, to its velocity (our choice: what is
+    copied then need not pass the blocks, which a narrow tower learns slowly).
     Raises ValueError where the sizes do not fit one another.
     """
 

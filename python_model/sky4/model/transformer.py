@@ -91,20 +91,20 @@ class Branch(nn.Module):
 
 
 class InputSkip(nn.Module):
-    """A tower's input tokens straight to its velocity, each channel gated by the timestep; it starts at zero.
-
-    The velocity of a copied latent is (z0 - V) / (1 - t): linear in the input, with a factor of t alone.
+    """A tower's input V, and I where it has one, straight to its velocity: each channel times a factor of the timestep,
+    which starts at zero. The velocity of a copied latent is just that: (I - V) / (1 - t).
     """
 
     def __init__(self, in_channels: int, width: int, out_channels: int) -> None:
         super().__init__()
-        self.map = Linear(in_channels, out_channels)
-        self.gate = Linear(width, out_channels)
+        self.parts = in_channels // out_channels  # V, I; what is left is the mask
+        self.gate = Linear(width, self.parts * out_channels)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """[B, N, out_channels] of tokens [B, N, in_channels] and the activated timestep embedding [B, 1, D]."""
-        skipped: Tensor = self.gate(condition) * self.map(tokens)
-        return skipped
+        gates = self.gate(condition)
+        skipped = gates * tokens[..., : gates.shape[-1]]
+        return skipped.unflatten(-1, (self.parts, -1)).sum(-2)
 
 
 class JointTransformer(nn.Module):
