@@ -12,6 +12,8 @@ from sky4.errors import RequestError
 StreamT = TypeVar("StreamT", bound=Stream)
 
 OPTIONS = {"protocol_whitelist": "file"}  # a playlist inside a file must not reach the network
+# Seconds for finding out what a file is, and for each read: libav would search gigabytes of zeros to their end.
+PATIENCE = (3.0, 3.0)
 
 
 def located(path: Path) -> str:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from sky4.errors import RequestError
 from sky4.media import xmp
 from sky4.media.destination import RECIPE_NAME
-from sky4.media.opening import OPTIONS, located
+from sky4.media.opening import OPTIONS, PATIENCE, located
 
 COMMENT = "comment"  # every container here has it, and players, exiftool and ffprobe show it
 FORMAT = "sky4-recipe"
@@ -88,7 +88,7 @@ def _picture_text(path: Path) -> str:
 
 def _comment(path: Path) -> str:
     try:
-        with av.open(located(path), options=OPTIONS) as container:
+        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska writes COMMENT
     except (av.error.FFmpegError, OSError, ValueError):  # ValueError: metadata that is no UTF-8
         return ""
