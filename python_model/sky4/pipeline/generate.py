@@ -69,7 +69,7 @@ def _windows(
     kept = overlap_of_source(request, geometry) if shows else None
     made: list[MadeWindow] = []
     for window in windows:
-        given = _given(window, kept, shared.guide, request, geometry, components, say)
+        given = _given(window, kept, shared.film, request, geometry, components, say)
         latents = _sampled(window, given, shared, request, geometry, components, say)
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
@@ -85,7 +85,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     say("reading the prompt", 1, 1)
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
-    seen, heard, guide = references(files, request, geometry, video_codec, audio_codec)
+    seen, heard, film = references(files, request, geometry, video_codec, audio_codec)
     scale = geometry.audio_rope_scale_for(components.transformer.config.audio_clock) if audio_codec else None
     return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
@@ -95,7 +95,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
         audio_references=heard,
         rope_scale=scale,
         patch=geometry.patch,
-        guide=guide if components.transformer.config.film_guide and request.segments is None else None,
+        film=film if request.segments is None else None,
     )
 
 
@@ -111,7 +111,7 @@ class _Given:
 def _given(
     window: Window,
     kept: Frames | None,
-    guide: Tensor | None,
+    film: Tensor | None,
     request: ClipRequest,
     geometry: ClipGeometry,
     components: Components,
@@ -121,7 +121,14 @@ def _given(
     condition = video = audio = None
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
-        condition = video_condition(in_window(request, window), geometry, components.video_codec, continued, guide)
+        condition = video_condition(
+            in_window(request, window),
+            geometry,
+            components.video_codec,
+            continued,
+            guided=components.transformer.config.guide and request.video is None,
+            film=film,
+        )
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
     if request.audio is not None:
@@ -172,7 +179,7 @@ def _sampled(
         on_step=lambda step, steps, _: say(stage, step, steps),
     )
     if video is not None and conditions.condition is not None:
-        video = restore_kept(video, conditions.condition)
+        video = restore_kept(conditions.condition.whole(video), conditions.condition)
     return video, audio
 
 
