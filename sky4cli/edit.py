@@ -12,17 +12,20 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Events,
     Force,
     From,
     Guidance,
+    Instruction,
     Json,
     KeepAudio,
     Mix,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     PartSeconds,
     PreviewEvery,
@@ -33,12 +36,15 @@ from sky4cli.options import (
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
+    provenance_of,
     soundtrack_of,
 )
+from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
@@ -54,13 +60,14 @@ EXAMPLES = (
 
 def edit(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip to change; @video_1 in the prompt.")],
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What to change, as an instruction.")],
+    prompt: Instruction,
     out: Annotated[
         Path | None,
         typer.Option(
             "-o", "--out", metavar="PATH", help="Output; default: the input's name with -edited, .mp4 or .png."
         ),
     ] = None,
+    container: Container = None,
     negative_prompt: NegativePrompt = "",
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="The first frame, as it shall look when changed.")
@@ -88,6 +95,9 @@ def edit(
     resume: Resume = False,
     events: Events = None,
     preview_every: PreviewEvery = None,
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,7 +115,7 @@ def edit(
     source = read_source(video, folder.defaults, fps, start, seconds)
     if source.kind == "image" and image is not None:
         raise RequestError(f"--image {image} would be the whole of a changed picture; drop it, or give it as --ref")
-    target = out or source.default_out("edited")
+    target = opened(out, container, variations) or source.default_out("edited")
     soundtrack, outputs = soundtrack_of(
         video, source.skip / source.fps, keep_audio, mix, outputs_of_source(source, target, only)
     )
@@ -117,7 +127,8 @@ def edit(
         references=(*references, source_reference(source, references)),
     )
     engine = Engine(folder.path, device, dtype, attention_backend)
-    return Planned(request, engine, target, force, as_json, quiet, notes=source.notes, following=following)
+    provenance = provenance_of(no_metadata, sidecar, c2pa)
+    return Planned(request, engine, target, force, as_json, quiet, None, source.notes, following, provenance)
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:

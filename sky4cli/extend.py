@@ -14,6 +14,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     EncodeAudio,
@@ -25,6 +26,7 @@ from sky4cli.options import (
     Json,
     Model,
     NegativePrompt,
+    NoMetadata,
     PreviewEvery,
     Prompt,
     Quiet,
@@ -34,13 +36,16 @@ from sky4cli.options import (
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
     parse_number,
     parse_start,
+    provenance_of,
 )
+from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
@@ -63,6 +68,7 @@ def extend(
         Path | None,
         typer.Option("-o", "--out", metavar="PATH", help="Output; default: the input's name with -extended, .mp4."),
     ] = None,
+    container: Container = None,
     seconds: Annotated[str | None, typer.Option("--seconds", metavar="S", help="How much is added.")] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="S", help="How long the whole becomes, instead of --seconds.")
@@ -107,6 +113,9 @@ def extend(
     resume: Resume = False,
     events: Events = None,
     preview_every: PreviewEvery = None,
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -125,7 +134,7 @@ def extend(
     file = read_part(video, folder.defaults, fps, start, until)
     added = frames_to_add(file, seconds, to)
     segments = segments_for(file, added, overlap, window, backward, folder)
-    target = out or file.default_out("extended")
+    target = opened(out, container, variations) or file.default_out("extended")
     outputs_of_source(replace(file, frames=file.frames + added), target, None)
     canvas, notes = canvas_for(file.width, file.height, target)
     heard = file.has_audio if sound is None else sound
@@ -145,7 +154,8 @@ def extend(
     )
     engine = Engine(folder.path, device, dtype, attention_backend)
     notes = (*file.notes, *notes)
-    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following)
+    provenance = provenance_of(no_metadata, sidecar, c2pa)
+    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following, provenance)
 
 
 def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:

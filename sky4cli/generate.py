@@ -13,6 +13,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Enhance,
@@ -24,6 +25,7 @@ from sky4cli.options import (
     Json,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     Out,
     PreviewEvery,
@@ -36,12 +38,15 @@ from sky4cli.options import (
     Seconds,
     Seed,
     Shift,
+    Sidecar,
     Size,
     Steps,
     Variations,
     parse_number,
     parse_size,
+    provenance_of,
 )
+from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ EXAMPLES = (
 def generate(
     prompt: Prompt,
     out: Out = Path("clip.mp4"),
+    container: Container = None,
     negative_prompt: NegativePrompt = "",
     image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="The first frame.")] = None,
     last_image: Annotated[Path | None, typer.Option("--last-image", metavar="FILE", help="The last frame.")] = None,
@@ -91,6 +97,9 @@ def generate(
     resume: Resume = False,
     events: Events = None,
     preview_every: PreviewEvery = None,
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -108,6 +117,7 @@ def generate(
         )
     if drive and audio is None:
         raise RequestError("--drive needs the sound that drives: add --audio FILE")
+    out = opened(out, container, variations) or out
     outputs = outputs_for(out, only)
     references = resolve_references(ref or [])
     following = Following(resume_dir, resume, events, preview_every)
@@ -125,7 +135,8 @@ def generate(
         references=references,
     )
     engine = Engine(folder.path, device, dtype, attention_backend)
-    return Planned(request, engine, out, force, as_json, quiet, enhancer=enhance, following=following)
+    provenance = provenance_of(no_metadata, sidecar, c2pa)
+    return Planned(request, engine, out, force, as_json, quiet, enhance, (), following, provenance)
 
 
 def frames_wanted(

@@ -12,6 +12,7 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     AudioGuidance,
     Backend,
+    C2pa,
     Device,
     Dtype,
     Enhance,
@@ -24,6 +25,7 @@ from sky4cli.options import (
     Mix,
     Model,
     NegativePrompt,
+    NoMetadata,
     Only,
     PartSeconds,
     PreviewEvery,
@@ -34,12 +36,16 @@ from sky4cli.options import (
     Sampler,
     Seed,
     Shift,
+    Sidecar,
     Size,
     SourceFps,
     Steps,
     Variations,
+    from_stdin,
+    provenance_of,
     soundtrack_of,
 )
+from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
 
 if TYPE_CHECKING:
@@ -62,7 +68,12 @@ def inpaint(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip of which a part is made anew.")],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What is seen and heard. Not needed for --mask-preview alone."),
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            callback=from_stdin,
+            help="What is seen and heard; - reads it from stdin. Not needed for --mask-preview alone.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -70,6 +81,7 @@ def inpaint(
             "-o", "--out", metavar="PATH", help="Output; default: the input's name with -inpainted, .mp4 or .png."
         ),
     ] = None,
+    container: Container = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,6 +145,9 @@ def inpaint(
     resume: Resume = False,
     events: Events = None,
     preview_every: PreviewEvery = None,
+    no_metadata: NoMetadata = False,
+    sidecar: Sidecar = False,
+    c2pa: C2pa = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -163,7 +178,7 @@ def inpaint(
     following = Following(resume_dir, resume, events, preview_every)
     folder = ModelFolder.read(model or BUNDLED)
     file = read_source(video, folder.defaults, fps, start, seconds)
-    target = out or file.default_out("inpainted")
+    target = opened(out, container, variations) or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
     if prompt is None and mask_preview is not None:
         with Reporter(quiet=quiet, as_json=as_json, events=events, command="inpaint") as reporter:
@@ -191,7 +206,8 @@ def inpaint(
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
     engine = Engine(folder.path, device, dtype, attention_backend)
     notes += stretched(shape, canvas)
-    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following)
+    provenance = provenance_of(no_metadata, sidecar, c2pa)
+    return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following, provenance)
 
 
 def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, Canvas, tuple[str, ...]]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sky4.errors import RequestError
+from sky4cli.check import warn_failed
 from sky4cli.console import Reporter
 from sky4cli.following import UNFOLLOWED, Following
+from sky4cli.pipe import deliver
 from sky4cli.planned import Engine, Planned
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
-    from sky4.media import WrittenClip
+    from sky4.media import Provenance, WrittenClip
     from sky4.pipeline.clip import Clip
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
@@ -39,7 +41,15 @@ def carried_out(plan: Callable[Flags, Planned | None]) -> Callable[Flags, None]:
         name = getattr(plan, "__name__", "")
         with Reporter(quiet=planned.quiet, as_json=planned.as_json, events=following.events, command=name) as reporter:
             make_clips(
-                request, planned.engine, paths, planned.force, reporter, planned.enhancer, planned.notes, following
+                request,
+                planned.engine,
+                paths,
+                planned.force,
+                reporter,
+                planned.enhancer,
+                planned.notes,
+                following,
+                planned.provenance,
             )
 
     return command
@@ -54,17 +64,21 @@ def make_clips(
     enhancer: Path | None = None,
     notes: Sequence[str] = (),
     following: Following = UNFOLLOWED,
+    provenance: Provenance | None = None,
 ) -> list[Clip]:
     """Make the request's variations, one into each of `paths`; those that a resumed run has written are left out.
     RequestError before any weights are loaded, where that is possible; Interrupted where the user stops it.
 
-    notes: what the command has found worth saying, beside what is said of every request.
+    notes: what the command has found worth saying, beside what is said of every request. provenance: where the recipe
+    goes, and who signs; None is into the file.
     """
+    from sky4.media import Provenance
     from sky4.pipeline.model_folder import ModelFolder
 
     began = time.monotonic()
+    provenance = provenance or Provenance()
     folder = ModelFolder.read(engine.model)
-    for note in (*notes, *check_before(request, folder, paths)):
+    for note in (*notes, *check_before(request, folder, paths, provenance, force or following.resume)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter, following)
@@ -72,7 +86,7 @@ def make_clips(
     reporter.stage("loading", 0, 1)
     load_libraries()
     try:
-        return _made(request, engine, paths, force, reporter, following, began)
+        return _made(request, engine, paths, force, reporter, following, provenance, began)
     except KeyboardInterrupt as error:
         raise following.interrupted() from error
 
@@ -84,6 +98,7 @@ def _made(
     force: bool,
     reporter: Reporter,
     following: Following,
+    provenance: Provenance,
     began: float,
 ) -> list[Clip]:
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
@@ -102,12 +117,15 @@ def _made(
         path = into[clip.request.seed]
         state = NoStates() if states is None else states.clip(clip.request)
         with state.decoding(components.video_codec if clip.request.runs_video else None):
-            finished = finish(clip, path, force, reporter.stage)
+            finished = finish(clip, path, force, reporter.stage, provenance)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(finished.written, clip, took))
         for line in finished.lines():
             reporter.result(f"{finished.written.path}  {line}")
         record = finished.record(took)
+        reporter.stage("checking the file", 0, 1)
+        record["check"] = warn_failed(finished.written.path, reporter, () if provenance.inside else ("recipe",))
+        deliver(finished.written.path)
         state.finish({**record, "path": str(path.absolute())})
         if previews is not None:
             remove_preview(path)
@@ -142,11 +160,18 @@ def _unwritten(
     return into, records
 
 
-def check_before(request: ClipRequest, folder: ModelFolder, paths: list[Path]) -> list[str]:
+def check_before(
+    request: ClipRequest,
+    folder: ModelFolder,
+    paths: list[Path],
+    provenance: Provenance | None = None,
+    force: bool = False,
+) -> list[str]:
     """Whatever can be said against the request and its outputs before weights are loaded, as RequestError.
 
     Returns what is worth saying of a request that can be served.
     """
+    from sky4.media import check_provenance
     from sky4.pipeline.validate import check_sound, validate, warnings
 
     geometry = validate(request, folder)
@@ -154,7 +179,24 @@ def check_before(request: ClipRequest, folder: ModelFolder, paths: list[Path]) -
     _check_even(paths, request)
     for path in paths:
         check_sound(request, path)
+        if provenance is not None:
+            check_provenance(path, provenance, force)
     return warnings(request, folder, geometry)
+
+
+def make_latents(request: ClipRequest, engine: Engine, reporter: Reporter) -> Clip:
+    """Make one clip as far as its latents, with the checks of `make_clips`; nothing is decoded or written."""
+    from sky4.pipeline.model_folder import ModelFolder
+    from sky4.pipeline.validate import validate
+
+    validate(request, ModelFolder.read(engine.model))
+    reporter.stage("loading", 0, 1)
+    load_libraries()
+    from sky4.pipeline.components import Components
+    from sky4.pipeline.generate import generate_clip
+
+    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    return generate_clip(request, components, reporter.stage)
 
 
 def variation_paths(out: Path, variations: int, force: bool, resume: bool = False) -> list[Path]:

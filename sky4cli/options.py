@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +12,7 @@ import typer
 from sky4.errors import RequestError
 
 if TYPE_CHECKING:
-    from sky4.media import Soundtrack
+    from sky4.media import Provenance, Soundtrack
     from sky4.pipeline.request import Outputs
 
 Model = Annotated[
@@ -25,7 +26,33 @@ Backend = Annotated[
         "--attention-backend", help="auto, cuda, cpu, torch or reference; `sky4 doctor` tells which are here."
     ),
 ]
-Prompt = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What is seen and heard.")]
+MOST_PROMPT = 2**16  # characters: far more than any model reads
+
+
+def from_stdin(prompt: str | None) -> str | None:
+    """`--prompt -` reads stdin to its end."""
+    if prompt != "-":
+        return prompt
+    if sys.stdin is None or sys.stdin.isatty():
+        raise RequestError("--prompt - reads the prompt from a pipe, and stdin is a terminal; pipe it in or type it")
+    text = sys.stdin.read(MOST_PROMPT + 1)
+    if len(text) > MOST_PROMPT:
+        raise RequestError(f"--prompt -: stdin holds more than {MOST_PROMPT} characters; give a shorter prompt")
+    return text.strip()
+
+
+Prompt = Annotated[
+    str,
+    typer.Option(
+        "--prompt", metavar="TEXT", callback=from_stdin, help="What is seen and heard; - reads it from stdin."
+    ),
+]
+Instruction = Annotated[
+    str,
+    typer.Option(
+        "--prompt", metavar="TEXT", callback=from_stdin, help="What to change, as an instruction; - reads stdin."
+    ),
+]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", metavar="TEXT", help="What to avoid.")]
 Ref = Annotated[
     list[str] | None,
@@ -103,6 +130,25 @@ PreviewEvery = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Leave the recipe out of the file.")]
+Sidecar = Annotated[
+    bool, typer.Option("--sidecar", help="Write the recipe beside the file as well, such as clip.mp4.json.")
+]
+C2pa = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--c2pa",
+        metavar="CERT KEY",
+        help="Sign Content Credentials with a certificate chain and its key, both PEM. Needs c2pa-python.",
+    ),
+]
+
+
+def provenance_of(no_metadata: bool, sidecar: bool, c2pa: tuple[Path, Path] | None) -> Provenance:
+    """Where the recipe goes, and who signs, as --no-metadata, --sidecar and --c2pa say."""
+    from sky4.media import Credentials, Provenance
+
+    return Provenance(not no_metadata, sidecar, None if c2pa is None else Credentials(*c2pa))
 
 
 def soundtrack_of(

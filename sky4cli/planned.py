@@ -10,6 +10,7 @@ from sky4.pipeline.engine import Engine
 from sky4cli.following import UNFOLLOWED, Following
 
 if TYPE_CHECKING:
+    from sky4.media import Provenance
     from sky4.pipeline.request import ClipRequest
 
 __all__ = ["Engine", "Planned"]
@@ -19,7 +20,8 @@ __all__ = ["Engine", "Planned"]
 class Planned:
     """What a command is asked to make. notes: worth saying once, beside what is said of every request.
 
-    following: how the run is followed and kept while it goes on.
+    following: how the run is followed and kept while it goes on. provenance: where the recipe goes, and who signs;
+    None is into the file.
     """
 
     request: ClipRequest
@@ -31,3 +33,4 @@ class Planned:
     enhancer: Path | None = None
     notes: tuple[str, ...] = ()
     following: Following = UNFOLLOWED
+    provenance: Provenance | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import sys
 from typing import NoReturn
@@ -15,6 +16,12 @@ GARBAGE_THRESHOLD = 200_000
 
 def collect_garbage_rarely() -> None:
     gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+def print_any_name() -> None:
+    """Names of files that are no UTF-8 are printed as the bytes that they are, not refused."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def load_libraries() -> None:

@@ -16,6 +16,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DEFAULTS = {"width": 32, "height": 32, "frames": 9, "fps": "16", "steps": 2, "guidance": 2.0, "audio_guidance": 2.0}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-cases", type=int, default=None, help="So many cases of tests/fuzz, drawn anew.")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults that whoever runs the tests has set (sky4.toml, SKY4_*) are not the tests'."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+    for name in [name for name in os.environ if name.startswith("SKY4_") and name != "SKY4_ISA"]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def nano_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Transformer preset `nano`, a Wan video VAE 8x8x4, an Oobleck audio VAE of hop 1024, a two-layer text model."""

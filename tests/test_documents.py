@@ -105,7 +105,7 @@ def test_a_command_or_option_that_is_not_there_is_found_out(line: str) -> None:
 def test_the_options_that_the_text_speaks_of_exist(document: str) -> None:
     prose = BLOCK.sub("", (ROOT / document).read_text("utf-8"))
     ours = re.sub(r"`pip install[^`]*`", "", prose)
-    spoken = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ours))
+    spoken = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", ours))
     assert spoken <= set(options(root()))
 
 

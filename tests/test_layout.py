@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
     {"_C"},
     {"ops"},
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "world"},
+    {"checking"},
     {"pipeline", "train"},
     {"evaluation", "bench", "batch"},
     {"sky4cli"},

@@ -13,49 +13,54 @@ SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift",
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
 FOLLOWING = ["--resume-dir", "--resume", "--events", "--preview-every"]
 SAYING = ["--force", "--json", "--quiet"]
+RECIPE = ["--no-metadata", "--sidecar", "--c2pa"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
 RUN = ["config", "--set", "--max-minutes"]
 
 OPTIONS = {
-    "": ["--version"],
+    "": ["--version", "--verbose -v", "--install-completion", "--show-completion"],
     "generate": [
-        *("--prompt", "-o --out", "--negative-prompt"),
+        *("--prompt", "-o --out", "--format", "--negative-prompt"),
         *("--image", "--last-image", "--video", "--audio", "--drive", "--ref"),
         *("--size", "--seconds", "--frames", "--fps"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
         *FOLLOWING,
+        *RECIPE,
         *SAYING,
     ],
     "inpaint": [
-        *("video", "--prompt", "-o --out", "--mask", "--box", "--retake", "--pad"),
+        *("video", "--prompt", "-o --out", "--format", "--mask", "--box", "--retake", "--pad"),
         *("--mask-mode", "--mask-threshold", "--grow", "--feather", "--fit-mask", "--mask-preview"),
         *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
         *FOLLOWING,
+        *RECIPE,
         *SAYING,
     ],
     "extend": [
-        *("video", "--prompt", "-o --out", "--seconds", "--to", "--backward", "--overlap", "--window"),
+        *("video", "--prompt", "-o --out", "--format", "--seconds", "--to", "--backward", "--overlap", "--window"),
         *("--sound", "--encode-audio"),
         *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
         *SAMPLING,
         *("-n --variations", "--enhance"),
         *ENGINE,
         *FOLLOWING,
+        *RECIPE,
         *SAYING,
     ],
     "edit": [
-        *("video", "--prompt", "-o --out", "--negative-prompt", "--image", "--ref"),
+        *("video", "--prompt", "-o --out", "--format", "--negative-prompt", "--image", "--ref"),
         *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only"),
         *ENGINE,
         *FOLLOWING,
+        *RECIPE,
         *SAYING,
     ],
     "batch": [
@@ -63,8 +68,14 @@ OPTIONS = {
         *("--allow-outside", "--ray", "--workers"),
         *SAYING,
     ],
+    "check": [
+        *("files", "--skip", "--max-black", "--max-frozen", "--max-repeated", "--max-tail", "--max-clipped"),
+        *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
+    ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--model", "--device", *FOLLOWING, *SAYING],
+    "rerun": ["file", "-o --out", "--format", "--set", "--verify", "--model", "--device", *FOLLOWING, *RECIPE, *SAYING],
+    "diff": ["a", "b", "--json"],
+    "config": ["--json"],
     "doctor": ["--model", "--json"],
     "train": [],
     "train joint": [*RUN, "--decay-minutes", "--resume"],

@@ -22,6 +22,7 @@ from sky4.media import (
     read_recipe,
     read_video,
 )
+from tests.clips import Clips
 
 
 def make_video(
@@ -272,3 +273,11 @@ def test_a_foreign_file_holds_no_recipe(tmp_path: Path) -> None:
         read_recipe(path)
     with pytest.raises(RequestError, match="does not exist"):
         read_recipe(tmp_path / "gone.mp4")
+
+
+def test_a_file_whose_codec_is_not_known_is_refused(clips: Clips, tmp_path: Path) -> None:
+    """As a header that is broken may say: no decoder is found then, and nothing is known of the stream."""
+    data = clips("plain").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"xxxx"))
+    with pytest.raises(RequestError, match="'.*a.mp4' is broken, or its video is of a codec"):
+        probe_video(tmp_path / "a.mp4")

@@ -57,12 +57,14 @@ def output_format(path: Path) -> OutputFormat:
 def check_destination(path: Path, force: bool = False) -> OutputFormat:
     """Refuse what could not be written in the end, before any work is done: RequestError with the remedy."""
     chosen = output_format(path)
+    if path.name in ("", ".."):
+        raise RequestError(f"the output '{path}' is where you stand or above it; give it a name of its own with -o")
     folder = path.parent
     if not folder.is_dir():
         raise RequestError(f"the output '{path}' cannot be written: '{folder}' is not a folder; create it first")
     if os.path.lexists(path):
         _check_replaceable(path, chosen, force)
-    probe = _partial(path)
+    probe = partial_name(path)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -81,7 +83,7 @@ def whole_or_nothing(path: Path, force: bool = False) -> Iterator[Path]:
     OSError inside (no space left, no permission) becomes a Sky4Failure of one sentence.
     """
     chosen = check_destination(path, force)
-    partial = _partial(path)
+    partial = partial_name(path)
     try:
         yield partial
         if os.path.lexists(path):  # somebody may have written it while we worked
@@ -122,7 +124,8 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
-def _partial(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
+    """What a file is called until it is whole, beside where it will lie."""
     # the process id keeps two runs apart; the leading dot hides it from file managers
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 

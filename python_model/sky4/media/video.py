@@ -6,7 +6,7 @@ the output's grid, is not after k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sky4.errors import RequestError
 from sky4.media.fit import display_size, fit_picture
-from sky4.media.opening import OPTIONS, located
+from sky4.media.opening import OPTIONS, PATIENCE, decodable, located
 
 MAX_PIXELS = 8192 * 4352  # 8K and a little: what a frame may have before it is decoded
 MAX_FRAMES = 10_000  # of a whole file held in memory at the wanted size; streaming has no limit
@@ -55,7 +55,7 @@ def probe_video(path: Path) -> VideoFacts:
         width, height = display_size(frame.width, frame.height, _pixel_aspect(stream))
         if _quarter_turns(frame) % 2:
             width, height = height, width
-        fps, has_audio = _own_rate(stream), bool(container.streams.audio)
+        fps, has_audio = own_rate(stream), bool(container.streams.audio)
     with _opened(path) as (container, stream):
         zero = _zero(container)
         # packets, not frames: an hour of video is measured without decoding it
@@ -63,7 +63,7 @@ def probe_video(path: Path) -> VideoFacts:
             (packet.pts, _span(packet, stream, zero)[1]) for packet in container.demux(stream) if packet.pts is not None
         ]
     ticks, seconds = sorted(pts for pts, _ in shown), max(end for _, end in shown)
-    variable = _is_variable(ticks)
+    variable = is_uneven(ticks)
     if variable:
         fps = max(Fraction(1), Fraction(round(len(ticks) / seconds * 100), 100))
     return VideoFacts(width, height, fps, max(1, _slot(seconds, fps)), seconds, has_audio, variable)
@@ -77,7 +77,7 @@ def iterate_video(
     skip: so many frames at the head are left out; what lies far ahead of them is not decoded.
     """
     with _opened(path) as (container, stream):
-        rate, aspect = fps or _own_rate(stream), _pixel_aspect(stream)
+        rate, aspect = fps or own_rate(stream), _pixel_aspect(stream)
         shown: VideoFrame | None = None
         end, written = Fraction(0), skip
         for frame, start, frame_end in _decoded_from(container, stream, skip / rate):
@@ -89,6 +89,16 @@ def iterate_video(
         if shown is not None:
             # a single frame too short for the grid is still shown
             yield from repeat(_picture(shown, aspect, size), max(int(written == 0), _slot(end, rate) - written))
+
+
+@contextmanager
+def shown_frames(path: Path) -> Iterator[tuple[VideoStream, Iterator[tuple[VideoFrame, Fraction, Fraction]]]]:
+    """The picture's stream, and its frames as they lie in the file, each with the times at which it appears and ends.
+
+    Use as a context. RequestError as `probe_video`, also where the file breaks off.
+    """
+    with _opened(path) as (container, stream):
+        yield stream, _decoded(container, stream)
 
 
 def read_video(
@@ -115,10 +125,10 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise RequestError(f"'{path}' does not exist or is no file; give a video file")
     try:
-        with av.open(located(path), options=OPTIONS) as container:
+        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
             if not container.streams.video:
                 raise RequestError(f"'{path}' holds no picture; give a file with a video stream")
-            stream = container.streams.video[0]
+            stream = decodable(container.streams.video[0], path)
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 size = f"{stream.codec_context.width}x{stream.codec_context.height}"
                 raise RequestError(f"'{path}' has frames of {size} pixels, more than 8K; scale it down first")
@@ -134,7 +144,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[V
     end = Fraction(0)
     for frame in container.decode(stream):
         if frame.pts is None:
-            start, end = end, end + 1 / _own_rate(stream)
+            start, end = end, end + 1 / own_rate(stream)
         else:
             start, end = _span(frame, stream, zero)
         yield frame, start, end
@@ -159,14 +169,14 @@ def _decoded_from(
 def _span(timed: VideoFrame | Packet[VideoStream], stream: VideoStream, zero: Fraction) -> tuple[Fraction, Fraction]:
     base = timed.time_base or stream.time_base or Fraction(1, 1000)
     start = (timed.pts or 0) * base - zero
-    return start, start + (timed.duration * base if timed.duration else 1 / _own_rate(stream))
+    return start, start + (timed.duration * base if timed.duration else 1 / own_rate(stream))
 
 
 def _zero(container: InputContainer) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
 
 
-def _is_variable(ticks: list[int]) -> bool:
+def is_uneven(ticks: Sequence[int]) -> bool:
     """Whether frames, whose times are sorted, lie unevenly: a quarter of a frame off, which no clock's rounding is."""
     if len(ticks) < 3:
         return False
@@ -178,7 +188,8 @@ def _slot(seconds: Fraction, rate: Fraction) -> int:
     return floor(seconds * rate + HALF)
 
 
-def _own_rate(stream: VideoStream) -> Fraction:
+def own_rate(stream: VideoStream) -> Fraction:
+    """Frames a second, as the file says."""
     return Fraction(stream.average_rate or stream.guessed_rate or 25)  # 25: a single picture tells no rate
 
 

@@ -31,6 +31,7 @@ from sky4.media.audio_track import Sound, audio_track
 from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
 from sky4.media.opening import located
 from sky4.media.packets import PacketSound, decoded, resampled
+from sky4.media.provenance import Provenance, put_beside, put_inside
 from sky4.media.recipe import COMMENT, encode_recipe
 
 Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
@@ -41,6 +42,7 @@ ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "17", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
+INSIDE = Provenance()
 AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
 
 
@@ -65,27 +67,31 @@ def write_clip(
     recipe: Mapping[str, Any],
     sample_rate: int = 44100,
     force: bool = False,
+    provenance: Provenance = INSIDE,
 ) -> WrittenClip:
     """Write frames (chunks uint8 [f, H, W, 3]) and sound to `path`, in the format of its suffix.
 
     The sound is a wave (float32 [2, S] at sample_rate), which is encoded, or packets, which are copied. A folder of
-    pictures gets the wave that the packets decode to. Either may be None where the format allows it. RequestError for
-    a name that cannot be written or a format that cannot hold the clip; Sky4Failure where writing or the check fails.
-    In both cases nothing is left on the disk.
+    pictures gets the wave that the packets decode to. Either may be None where the format allows it. The recipe goes
+    where `provenance` says. RequestError for a name that cannot be written or a format that cannot hold the clip;
+    Sky4Failure where writing or the check fails. In both cases nothing is left on the disk.
     """
     chosen = output_format(path)
     _check_holds(path, chosen, frames, audio)
     with whole_or_nothing(path, force) as partial:
-        comment = encode_recipe(recipe)
+        comment = encode_recipe(recipe) if provenance.inside else ""
         if chosen.muxer:
             written = _write_container(partial, chosen, frames, audio, fps, sample_rate, comment)
         elif chosen.still:
             written = _write_still(partial, frames or (), comment)
         else:
-            written = _write_folder(partial, frames, audio, fps, sample_rate, recipe)
+            written = _write_folder(partial, frames, audio, fps, sample_rate, comment)
+        put_inside(partial, path, recipe, provenance)
         if chosen.muxer:
             _check_container(partial, written, sample_rate, audio)
         size = sum(file.stat().st_size for file in partial.iterdir()) if partial.is_dir() else partial.stat().st_size
+    if provenance.sidecar:
+        put_beside(path, recipe, force)
     count, width, height, heard = written
     seconds = count / fps if count else heard
     return WrittenClip(path, count, width, height, seconds, size)
@@ -118,7 +124,8 @@ def _write_container(
     container = av.open(located(partial), "w", format=chosen.muxer, options=_muxer_options(chosen, fps, clock))
     done = False
     try:
-        container.metadata[COMMENT] = comment
+        if comment:
+            container.metadata[COMMENT] = comment
         chunks = None if frames is None else iter(frames)
         first = None if chunks is None else next(chunks)
         picture = None if first is None else _add_video(container, chosen, first, fps)
@@ -214,15 +221,14 @@ def _write_folder(
     audio: Sound | None,
     fps: Fraction,
     rate: int,
-    recipe: Mapping[str, Any],
+    comment: str,
 ) -> Counts:
     partial.mkdir()
-    comment = encode_recipe(recipe)
     count, width, height, heard = 0, 0, 0, Fraction(0)
     for chunk in frames or ():
         for picture in chunk:
             height, width = picture.shape[:2]
-            _save_png(partial / f"{count:05d}.png", picture, None)
+            _save_png(partial / f"{count:05d}.png", picture, "")
             count += 1
     if audio is not None:
         wave, rate = _as_wave(audio, rate)
@@ -230,7 +236,8 @@ def _write_folder(
         wave = np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
         _write_container(partial / SOUND_NAME, output_format(Path(SOUND_NAME)), None, wave, fps, rate, comment)
         heard = Fraction(samples, rate)
-    (partial / RECIPE_NAME).write_text(comment + "\n", "utf-8")
+    if comment:
+        (partial / RECIPE_NAME).write_text(comment + "\n", "utf-8")
     return count, width, height, heard
 
 
@@ -241,9 +248,9 @@ def _as_wave(audio: Sound, rate: int) -> tuple[NDArray[np.float32], int]:
     return audio, rate
 
 
-def _save_png(path: Path, picture: NDArray[np.uint8], comment: str | None) -> None:
+def _save_png(path: Path, picture: NDArray[np.uint8], comment: str) -> None:
     info = PngInfo()
-    if comment is not None:
+    if comment:
         info.add_text(COMMENT, comment)
     with path.open("wb") as file:
         Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG", pnginfo=info)

@@ -23,6 +23,7 @@ from sky4 import __version__
 from sky4.diffusion.sampler import State
 from sky4.geometry import ClipGeometry
 from sky4.media import (
+    Provenance,
     Sound,
     VideoFacts,
     WrittenClip,
@@ -34,6 +35,7 @@ from sky4.media import (
     read_audio,
     write_clip,
 )
+from sky4.media.recipe import VERSION as RECIPE_VERSION
 from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.digest import file_digest
@@ -43,7 +45,7 @@ from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import whole_source
 from sky4.pipeline.windows import Frames, MadeWindow, sample_at
 
-RECIPE_VERSION = 1
+INSIDE = Provenance()
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Watch = Callable[[Iterator[Frames]], Iterator[Frames]]  # passes a clip's frames on, and may look at them
@@ -164,15 +166,22 @@ class Clip:
         return {
             "version": RECIPE_VERSION,
             **facts_of(self.request, self.components),
+            "clip": {"frames": self.frame_count, "fps": str(self.fps)},
             "latents": self.checksums,
         }
 
     def save(
-        self, path: Path, *, force: bool = False, progress: Progress | None = None, watch: Watch | None = None
+        self,
+        path: Path,
+        *,
+        force: bool = False,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+        provenance: Provenance = INSIDE,
     ) -> WrittenClip:
         """Decode into `path`, in the format of its suffix. RequestError, Sky4Failure as `media.write_clip`.
 
-        watch: sees the frames as they are written.
+        watch: sees the frames as they are written. provenance: where the recipe goes, and who signs.
         """
         request = self.request
         frames = _told(self.frames(), self.frame_count, progress) if request.wants_video else None
@@ -187,6 +196,7 @@ class Clip:
             recipe=self.recipe(),
             sample_rate=self.geometry.sample_rate,
             force=force,
+            provenance=provenance,
         )
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sky4.media import WrittenClip
-from sky4.pipeline.clip import Clip, Progress
+from sky4.media import Provenance, WrittenClip
+from sky4.pipeline.clip import INSIDE, Clip, Progress
 from sky4.pipeline.composite import Change, change_in_file
 from sky4.pipeline.seams import SeamMeter, SeamReport
 
@@ -60,10 +60,10 @@ class Finished:
         return record
 
 
-def finish(clip: Clip, path: Path, force: bool, progress: Progress) -> Finished:
-    """Decode the clip into `path` and look at what was written. RequestError, Sky4Failure as `Clip.save`."""
+def finish(clip: Clip, path: Path, force: bool, progress: Progress, provenance: Provenance = INSIDE) -> Finished:
+    """Decode the clip into `path` and look at what was written; provenance: as `Clip.save`, whose errors it raises."""
     meter = SeamMeter(clip.seams, clip.given, clip.fps)
-    written = clip.save(path, force=force, progress=progress, watch=meter.frames)
+    written = clip.save(path, force=force, progress=progress, watch=meter.frames, provenance=provenance)
     kept = None
     if clip.request.canvas is not None:
         progress("checking what is kept", 0, 1)

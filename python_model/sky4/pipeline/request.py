@@ -109,6 +109,8 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
+        for flag, text in (("--prompt", self.prompt), ("--negative-prompt", self.negative_prompt)):
+            _require(_is_text(text), f"{flag} holds bytes that are no UTF-8 text; type it anew")
         _within("--size", "width", self.width, 1, MAX_SIDE)
         _within("--size", "height", self.height, 1, MAX_SIDE)
         longest = MAX_FRAMES if self.segments is None else MAX_JOINED_FRAMES
@@ -262,6 +264,11 @@ def _with_paths(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_with_paths(item) for item in value]
     return Path(value) if key in PATH_KEYS and isinstance(value, str) else value
+
+
+def _is_text(text: str) -> bool:
+    """Whether it is text: bytes of the command line that are no UTF-8 arrive as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _require(holds: bool, message: str) -> None:
