@@ -35,6 +35,7 @@ from sky4cli.options import (
     Variations,
     soundtrack_of,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.prompting import ReferenceFile
@@ -75,6 +76,8 @@ def edit(
     seed: Seed = 0,
     variations: Variations = 1,
     only: Only = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -108,6 +111,7 @@ def edit(
         soundtrack=soundtrack,
         references=(*references, source_reference(source, references)),
     )
+    request = with_refinement(request, folder, refine, keyframes)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
         make_clips(request, engine, paths, force, reporter, notes=source.notes)

@@ -36,6 +36,7 @@ from sky4cli.options import (
     Variations,
     soundtrack_of,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -120,6 +121,8 @@ def inpaint(
     variations: Variations = 1,
     only: Only = None,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -174,6 +177,7 @@ def inpaint(
             references=references,
             soundtrack=soundtrack,
         )
+        request = with_refinement(request, folder, refine, keyframes)
         if mask_preview is not None:
             validate(request, folder)  # nothing is written for what is refused
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
