@@ -89,7 +89,8 @@ class _Job:
 @eval_app.command("world")
 def world(
     suite: Annotated[
-        Suite, typer.Option("--suite", help="Clips from prompts alone, every task of edits and references, or the refiner.")
+        Suite,
+        typer.Option("--suite", help="Clips from prompts alone, every task of edits and references, or the refiner."),
     ] = "prompts",
     prompts: Annotated[
         Literal["heldout", "train"] | None,

@@ -38,7 +38,9 @@ def refine(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip to refine; its sound stays.")],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What is seen; default: the prompt in the file's recipe, if any."),
+        typer.Option(
+            "--prompt", metavar="TEXT", help="What is seen; default: the prompt in the file's recipe, if any."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -50,7 +52,8 @@ def refine(
         str, typer.Option("--size", metavar="WxH|Nx", help="Pixels, or so many times the clip's: 1280x720, 1.5x.")
     ] = "2x",
     fps: Annotated[
-        str | None, typer.Option("--fps", metavar="R", help="The clip's own frames a second, or (default) twice as many.")
+        str | None,
+        typer.Option("--fps", metavar="R", help="The clip's own frames a second, or (default) twice as many."),
     ] = None,
     start: From = None,
     seconds: PartSeconds = None,
@@ -127,9 +130,7 @@ def worked_size(file: SourceFile, refine: Refinement, folder: ModelFolder) -> tu
     width = min(Fraction(file.width), Fraction(file.height * refine.width, refine.height))
     sides = width, width * refine.height / refine.width
     limits = refine.width, refine.height
-    columns, rows = (
-        max(cell, min(round(side / cell) * cell, most)) for side, most in zip(sides, limits, strict=True)
-    )
+    columns, rows = (max(cell, min(round(side / cell) * cell, most)) for side, most in zip(sides, limits, strict=True))
     return columns, rows
 
 

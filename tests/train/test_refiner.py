@@ -84,7 +84,8 @@ def test_pairs_of_another_shape_are_refused(config: RefinerConfig):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"frames": 4}, "odd number"), ({"density": 0.0}, "above 0"), ({"density": 1.5}, "at most 1")]
+    ("changes", "words"),
+    [({"frames": 4}, "odd number"), ({"density": 0.0}, "above 0"), ({"density": 1.5}, "at most 1")],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict, words: str):
     with pytest.raises(ValueError, match=words):

@@ -44,16 +44,6 @@ def keyframe_fill(black: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
     return first[:, :, None].expand(-1, -1, frames, -1, -1)
 
 
-def evenly_placed(count: int, frames: int) -> tuple[int, ...]:
-    """`count` of `frames` latent frames: the first alone, then the first and the last, then evenly between them.
-
-    Raises ValueError for more keyframes than there are frames.
-    """
-    if not 1 <= count <= frames:
-        raise ValueError(f"of {frames} latent frames 1 to {frames} can be keyframes, not {count}")
-    return tuple(round(index * (frames - 1) / max(1, count - 1)) for index in range(count))
-
-
 def packed(sequence: Tensor, keyframes: Tensor) -> Tensor:
     """[B, C, T*h*w + K*H*W] of sequence [B, C, T, h, w] and keyframes [B, C, K, H, W]: elementwise they are alike."""
     return torch.cat((sequence.flatten(2), keyframes.flatten(2)), dim=2)

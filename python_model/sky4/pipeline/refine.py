@@ -55,7 +55,9 @@ def high_grid(request: ClipRequest, geometry: ClipGeometry, components: Componen
     high = refined_geometry(refinement, components.folder, geometry)
     frames = min(request.frames * refinement.rate, high.frames)
     sources = tuple(
-        _moved(source, request, refinement.rate, frames) for source in request.sources if _is_high(source, request, refinement)
+        _moved(source, request, refinement.rate, frames)
+        for source in request.sources
+        if _is_high(source, request, refinement)
     )
     if not sources:
         return HighGrid(refinement, high, None)

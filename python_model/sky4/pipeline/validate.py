@@ -52,7 +52,9 @@ def refined_geometry(refinement: Refinement, model: ModelFolder, geometry: ClipG
 def _check_refine(refinement: Refinement, model: ModelFolder, geometry: ClipGeometry) -> None:
     entry = model.refiner(refinement.flag)
     if entry.transformer.patch != model.manifest.transformer.patch:
-        raise RequestError(f"{refinement.flag}: the refiner of --model {model.path} has another patch than its transformer")
+        raise RequestError(
+            f"{refinement.flag}: the refiner of --model {model.path} has another patch than its transformer"
+        )
     refined_geometry(refinement, model, geometry)
     beyond = [frame for frame in refinement.keyframes if frame >= geometry.latent_frames]
     if beyond:

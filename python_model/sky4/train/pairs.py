@@ -51,9 +51,7 @@ def render_pairs(
     """(small [S, 3, F, s, s], large [S, 3, F2, scale*s, scale*s]) pixels in -1..1."""
     scenes, starts = zip(*(pair_scene(seed, index, level, split) for index in indices), strict=True)
     small = render_video(scenes, shape.frames, shape.fps, shape.size, starts, device)
-    large = render_video(
-        scenes, shape.high_frames, shape.fps * shape.rate, shape.size * shape.scale, starts, device
-    )
+    large = render_video(scenes, shape.high_frames, shape.fps * shape.rate, shape.size * shape.scale, starts, device)
     return small, large
 
 

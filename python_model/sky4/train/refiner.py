@@ -39,6 +39,7 @@ from sky4.train.start import starting_weights
 from sky4.world.captions import caption
 from sky4.world.scene import sample_scene
 
+
 @dataclass(frozen=True)
 class RefinerConfig:
     base: str  # the model folder that the refiner belongs to: its codec, text encoder and video tower
