@@ -1,4 +1,4 @@
-"""`sky4 refine` and --refine through the command line, on a nano model: sizes, frames and sound as promised; refusals."""
+"""`sky4 refine` and --refine through the command line, on a nano model: sizes, frames, sound, refusals."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from sky4.media import read_recipe, write_clip
 from sky4.media.masks import EditRegion, parse_box
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
-from sky4.pipeline.request import Canvas, ClipRequest, Source
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.request import Canvas, ClipRequest, Source
 from sky4.pipeline.validate import validate
 from tests.pipeline.plain import PLAIN
 

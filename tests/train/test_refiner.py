@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sky4.pipeline.model_folder import ModelFolder
-from sky4.train.frozen_runs import FrozenSettings, train_frozen
 from sky4.train.frozen import FitConfig
+from sky4.train.frozen_runs import FrozenSettings, train_frozen
 from sky4.train.pairs import PairShape
 from sky4.train.refiner import RefinerConfig, RefinerProblem
 

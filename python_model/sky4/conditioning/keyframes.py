@@ -50,7 +50,7 @@ def packed(sequence: Tensor, keyframes: Tensor) -> Tensor:
 
 
 def unpacked(state: Tensor, shape: Sequence[int], keyframes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(sequence, keyframes) of a packed state [B, C, N]; shape ends in (T, h, w), that of the keyframes in (K, H, W)."""
+    """(sequence, keyframes) of a packed state [B, C, N]; their shapes end in (T, h, w) and (K, H, W)."""
     cells = prod(shape[-3:])
     low, high = state[:, :, :cells], state[:, :, cells:]
     return low.unflatten(2, tuple(shape[-3:])), high.unflatten(2, tuple(keyframes[-3:]))

@@ -23,8 +23,8 @@ from sky4.media import probe_video
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import video_condition
-from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.validate import refined_geometry
 
 Say = Callable[[str, int, int], None]

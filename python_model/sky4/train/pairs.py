@@ -58,7 +58,7 @@ def render_pairs(
 def encode_pairs(
     seed: int, indices: range, shape: PairShape, level: int, codec: VideoCodec, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """video [S, C, T, h, w] of the small clips, worn [S, C, T, h, w] of the worn ones, high [S, C, T2, H, W]; float16."""
+    """video and worn [S, C, T, h, w] of the small clips, high [S, C, T2, H, W] of the large ones; float16."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "worn", "high")}
     for at in range(0, len(indices), AT_ONCE):
         some = indices[at : at + AT_ONCE]

@@ -8,7 +8,7 @@ Legend: B samples, C latent channels, T -> T2 latent frames, h w -> H W latent g
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class RefinerConfig:
     shard: int = 32
     scene_seed: int = 5
     level: int = 1
-    shape: PairShape = PairShape()
+    shape: PairShape = field(default_factory=PairShape)
     frames: int = 5  # latent frames T2 of a sample, cut out anywhere; an odd number: it begins on a low one
     dual_blocks: int | None = None  # None: as many as the video tower has
     single_blocks: int | None = None
