@@ -183,7 +183,7 @@ def seam_energy(
 
     In steps of 0 to 255. Only cells' borders are compared, as a codec has steps of its own there.
     """
-    steps = {True: [0.0, 0], False: [0.0, 0]}
+    steps: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
     units = geometry.temporal_compression, geometry.spatial_compression, geometry.spatial_compression
     for axis, (length, most, shared, unit) in enumerate(zip(cells, tile, overlap, units, strict=True)):
         cut = spans(length, most, shared, 1 if axis == 0 else geometry.patch)

@@ -14,7 +14,7 @@ from torch import Tensor
 from sky4.conditioning.inpaint import VideoCondition, on_path, path_velocity, restore_kept
 from sky4.conditioning.keyframes import KeyframePlan, keyframe_fill
 from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
-from sky4.conditioning.tiles import Tiling, blended, tiles
+from sky4.conditioning.tiles import Cut, Tiling, blended, tiles
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import State, Times, sample, schedule
 from sky4.geometry import ClipGeometry
@@ -130,7 +130,7 @@ def refined(
         noisy = on_path(state[0], eps, condition, times[0])
         t = torch.full((1,), times[0], device=noisy.device)
 
-        def of_tile(part: tuple[slice, ...]) -> Tensor:
+        def of_tile(part: Cut) -> Tensor:
             mine, given = noisy[part], VideoCondition(condition.latents[part], condition.keep_mask[part])
             out = model(assemble_refiner(mine, given, t, density=entry.density, patch=patch), text)
             return refiner_velocity(out, mine, given, t, patch)
