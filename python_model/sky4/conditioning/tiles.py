@@ -69,7 +69,7 @@ def spans(length: int, most: int, overlap: int, unit: int = 1) -> list[Span]:
             rise = torch.minimum(rise, (at - begin) / max(before - begin, 1))
         if after is not None:
             rise = torch.minimum(rise, (begin + most - at) / max(begin + most - after, 1))
-        rises.append(rise.clamp(0, 1))
+        rises.append(torch.sin(rise.clamp(0, 1) * (math.pi / 2)) ** 2)  # no kink where a neighbour sets in
     total = torch.zeros(length)
     for begin, rise in zip(begins, rises, strict=True):
         total[begin : begin + most] += rise

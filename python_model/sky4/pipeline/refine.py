@@ -20,6 +20,8 @@ from sky4.diffusion.sampler import State, Times, sample, schedule
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.media import probe_video
+from sky4.ops.cubes import video_tiling
+from sky4.ops.vsa import cubes_kept
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import video_condition
@@ -103,6 +105,12 @@ def keyframe_plan(
         condition = VideoCondition(torch.where(keep > 0.5, high.source.latents[:, :, at], fill), keep)
     eps = noise((channels, len(frames), *grid), seed, "keyframes", index)[None].to(fill.device)
     return KeyframePlan(frames, condition, eps)
+
+
+def attention_work(high: HighGrid, density: float) -> float:
+    """The share of a dense attention's work that the refiner's fine stage does, in one tile."""
+    cubes = video_tiling(high.geometry.grid).cubes
+    return cubes_kept(density, cubes) / cubes
 
 
 def refined(
