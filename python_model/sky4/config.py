@@ -29,7 +29,9 @@ class TransformerConfig:
     one per tower with a bias per block; `text_cross_attention` puts the video tower's text cross-attention into all
     blocks or into the single-stream blocks only; `audio_clock` places the audio tokens in time (geometry.py);
     `film_guide` lays a film among the references, one as long as the clip, into I as well, frame by frame wherever
-    nothing is kept, where the published I is black (our choice: what an edit leaves alone then needs no searching).
+    nothing is kept, where the published I is black (our choice: what an edit leaves alone then needs no searching);
+    `input_skip` adds a tower's input, each channel times a factor of the timestep, to its velocity (our choice: what is
+    copied then need not pass the blocks, which a narrow tower learns slowly).
     Raises ValueError where the sizes do not fit one another.
     """
 
@@ -48,6 +50,7 @@ class TransformerConfig:
     audio_clock: Literal["ratio", "seconds"] = "ratio"
     patch: int = 2
     film_guide: bool = False
+    input_skip: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_ratio", "video_channels", "audio_channels", "text_channels", "patch"):

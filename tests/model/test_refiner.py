@@ -1,5 +1,7 @@
 """The refiner: a video tower whose attention is sparse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,9 +58,14 @@ def test_with_fewer_cubes_it_is_another_function_and_all_of_it_is_trained(video:
     assert {name for name, weight in made.named_parameters() if weight.grad is None or not weight.grad.any()} <= unused
 
 
-def test_it_starts_with_a_silent_head(video: Branch):
+@pytest.mark.parametrize("skip", [False, True])
+def test_it_starts_by_saying_nothing(skip: bool):
+    config = replace(CONFIG, input_skip=skip)
+    tower = Branch(config, config.video_in_channels, config.video_out_channels, reads_text=True)
+    for weight in tower.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
     media, text = given(0.5)
-    assert not refiner_from(video)(media, text).any()
+    assert not refiner_from(tower)(media, text).any()
 
 
 def test_fewer_blocks_are_taken_evenly_of_the_towers(video: Branch):

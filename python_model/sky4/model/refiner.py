@@ -21,7 +21,7 @@ def refiner(config: TransformerConfig) -> Branch:
 
 @torch.no_grad()
 def refiner_from(video: Branch, dual_blocks: int | None = None, single_blocks: int | None = None) -> Branch:
-    """A refiner with the weights of a video tower, but for its head, which starts at zero.
+    """A refiner with the weights of a video tower, but for its head and its input skip, which start at zero.
 
     What it adds to is the interpolated clip (conditioning/refiner.py): at the start it adds nothing. Fewer blocks than
     the tower's are taken evenly out of them. Raises ValueError for more.
@@ -37,8 +37,10 @@ def refiner_from(video: Branch, dual_blocks: int | None = None, single_blocks: i
     for index, place in enumerate(taken):
         weights |= {f"blocks.{index}.{name}": weight for name, weight in video.blocks[place].state_dict().items()}
     made.load_state_dict(weights)
-    nn.init.zeros_(made.head.weight)
-    nn.init.zeros_(made.head.bias)
+    silent = [made.head] if made.input_skip is None else [made.head, made.input_skip.gate]
+    for linear in silent:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
     return made
 
 
