@@ -192,8 +192,8 @@ def seam_energy(
             held = steps[border in edges]
             held[0] += float(step.abs().mean()) * 127.5
             held[1] += 1
-    border, inside = (total / max(count, 1) for total, count in (steps[True], steps[False]))
-    return border, inside
+    across, within = (total / max(count, 1) for total, count in (steps[True], steps[False]))
+    return across, within
 
 
 def psnr(made: Tensor, truth: Tensor) -> float:
