@@ -11,7 +11,7 @@ from sky4.conditioning.keyframes import packed, unpacked
 from sky4.diffusion.flow import velocity_target
 from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.keyed import permuted
-from sky4.train.objective import flow_loss, video_input
+from sky4.train.objective import condition_of, flow_loss, video_input
 from sky4.train.settings import JointSettings
 from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
 
@@ -45,7 +45,8 @@ def test_keyframes_are_the_large_clips_at_the_frames_they_name(make_settings: Ma
 def test_the_tower_is_given_them_last_and_marked(make_settings: Make) -> None:
     settings = make_settings()
     _, [batch, *_] = batches(make_settings, 1)
-    media = video_input(settings.transformer_config(), batch, torch.zeros(1, CHANNELS, 3, 4, 4))
+    config, black = settings.transformer_config(), torch.zeros(1, CHANNELS, 3, 4, 4)
+    media = video_input(config, batch, condition_of(config, batch, black), black)
     count = batch.task.keyframes * 16  # of 8x8 cells in patches of 2x2
     assert int(media.segment.sum()) == count and bool((media.segment[-count:] == 1).all())
     low = media.positions[: 3 * 4]
@@ -72,7 +73,7 @@ def test_they_are_in_the_loss(make_settings: Make) -> None:
     total = flow_loss(model, model.config, batch, text, black).total
     total.backward()
     assert bool(model.video.keyframe.grad.any())
-    out = model.video(video_input(model.config, batch, black), text)
+    out = model.video(video_input(model.config, batch, condition_of(model.config, batch, black), black), text)
     wanted = velocity_target(batch.high.latents, batch.high.noise)
     off = (keyframe_velocity(out, wanted.shape, model.config.patch) - wanted).square()
     generated = (1 - batch.high.keep_mask(batch.keep_mask)).expand_as(off)

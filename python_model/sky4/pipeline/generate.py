@@ -73,7 +73,7 @@ def _windows(
     kept = overlap_of_source(request, geometry) if shows else None
     made: list[MadeWindow] = []
     for window in windows:
-        given = _given(window, kept, shared.guide, request, geometry, components, say)
+        given = _given(window, kept, shared.film, request, geometry, components, say)
         latents, keyframes = _sampled(window, given, shared, request, geometry, components, say)
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
@@ -93,7 +93,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     say("reading the prompt", 1, 1)
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
-    seen, heard, guide = references(files, request, geometry, video_codec, audio_codec)
+    seen, heard, film = references(files, request, geometry, video_codec, audio_codec)
     config = components.folder.manifest.transformer
     scale = geometry.audio_rope_scale_for(config.audio_clock) if audio_codec else None
     return Conditions(
@@ -104,7 +104,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
         audio_references=heard,
         rope_scale=scale,
         patch=geometry.patch,
-        guide=guide if config.film_guide and request.segments is None else None,
+        film=film if request.segments is None else None,
     )
 
 
@@ -128,7 +128,7 @@ class _Given:
 def _given(
     window: Window,
     kept: Frames | None,
-    guide: Tensor | None,
+    film: Tensor | None,
     request: ClipRequest,
     geometry: ClipGeometry,
     components: Components,
@@ -139,7 +139,14 @@ def _given(
     inside = in_window(request, window)
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
-        condition = video_condition(inside, geometry, components.video_codec, continued, guide)
+        condition = video_condition(
+            inside,
+            geometry,
+            components.video_codec,
+            continued,
+            guided=components.folder.manifest.transformer.guide and request.video is None,
+            film=film,
+        )
         high = high_grid(inside, geometry, components)
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
@@ -212,7 +219,7 @@ def _sampled(
         rate = given.high.refinement.rate
         keyframes = KeyframeLatents(restore_kept(latents, plan.condition), tuple(rate * at for at in plan.frames))
     if video is not None and conditions.condition is not None:
-        video = restore_kept(video, conditions.condition)
+        video = restore_kept(conditions.condition.whole(video), conditions.condition)
     return (video, audio), keyframes
 
 
