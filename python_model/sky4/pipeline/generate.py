@@ -144,7 +144,7 @@ def _given(
             geometry,
             components.video_codec,
             continued,
-            guided=components.folder.manifest.transformer.guide and request.video is None,
+            guided=request.video is None and not inside.gives_all and components.transformer.config.guide,
             film=film,
         )
         high = high_grid(inside, geometry, components)
