@@ -53,7 +53,8 @@ def batch(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the clips and the journal go.")],
     command: Annotated[
-        str, typer.Option("--command", metavar="NAME", help="Of jobs that name none: generate, inpaint, edit, extend.")
+        str,
+        typer.Option("--command", metavar="NAME", help="Of jobs that name none: generate, inpaint, edit ..."),
     ] = "generate",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")

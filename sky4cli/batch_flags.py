@@ -19,6 +19,7 @@ from sky4cli.extend import extend
 from sky4cli.generate import generate
 from sky4cli.inpaint import inpaint
 from sky4cli.planned import Planned
+from sky4cli.refine import refine
 
 # A command that makes clips is entered here.
 MAKERS: dict[str, Callable[..., Planned | None]] = {
@@ -26,6 +27,7 @@ MAKERS: dict[str, Callable[..., Planned | None]] = {
     "inpaint": inpaint,
     "edit": edit,
     "extend": extend,
+    "refine": refine,
 }
 # What a folder's files are given to: the flag, and switches that go with it.
 FOLDER_INPUTS: dict[str, dict[Kind, tuple[str, ...]]] = {
@@ -33,6 +35,7 @@ FOLDER_INPUTS: dict[str, dict[Kind, tuple[str, ...]]] = {
     "inpaint": {"image": ("video",), "video": ("video",)},
     "edit": {"image": ("video",), "video": ("video",)},
     "extend": {"video": ("video",)},
+    "refine": {"image": ("video",), "video": ("video",)},
 }
 # Of the batch as a whole, or no clip.
 NOT_OF_A_JOB = (
@@ -146,4 +149,4 @@ def plan(job: Job) -> Ready:
 
 def folder_inputs(command: str, values: Mapping[str, Value]) -> tuple[dict[Kind, tuple[str, ...]], bool]:
     """(what a folder's files are given to, whether a picture becomes a picture)."""
-    return FOLDER_INPUTS[command], command in ("inpaint", "edit") or values.get("only") == "still"
+    return FOLDER_INPUTS[command], command in ("inpaint", "edit", "refine") or values.get("only") == "still"

@@ -46,6 +46,7 @@ from sky4cli.options import (
 )
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.prompting import ReferenceFile
@@ -87,6 +88,8 @@ def edit(
     seed: Seed = 0,
     variations: Variations = 1,
     only: Only = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -126,6 +129,7 @@ def edit(
         soundtrack=soundtrack,
         references=(*references, source_reference(source, references)),
     )
+    request = with_refinement(request, folder, refine, keyframes)
     engine = Engine(folder.path, device, dtype, attention_backend)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, target, force, as_json, quiet, None, source.notes, following, provenance)

@@ -47,6 +47,7 @@ from sky4cli.options import (
 )
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults, ModelFolder
@@ -105,6 +106,8 @@ def extend(
     seed: Seed = 0,
     variations: Variations = 1,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -152,6 +155,7 @@ def extend(
         soundtrack=Soundtrack(video, file.skip / file.fps) if continues else None,
         segments=segments,
     )
+    request = with_refinement(request, folder, refine, keyframes)
     engine = Engine(folder.path, device, dtype, attention_backend)
     notes = (*file.notes, *notes)
     provenance = provenance_of(no_metadata, sidecar, c2pa)

@@ -48,6 +48,7 @@ from sky4cli.options import (
 )
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
@@ -89,6 +90,8 @@ def generate(
     variations: Variations = 1,
     only: Only = None,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -134,6 +137,7 @@ def generate(
         audio=audio,
         references=references,
     )
+    request = with_refinement(request, folder, refine, keyframes)
     engine = Engine(folder.path, device, dtype, attention_backend)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, out, force, as_json, quiet, enhance, (), following, provenance)

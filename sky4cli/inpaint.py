@@ -47,6 +47,7 @@ from sky4cli.options import (
 )
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -137,6 +138,8 @@ def inpaint(
     variations: Variations = 1,
     only: Only = None,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -199,6 +202,7 @@ def inpaint(
         references=references,
         soundtrack=soundtrack,
     )
+    request = with_refinement(request, folder, refine, keyframes)
     if mask_preview is not None:
         validate(request, folder)  # nothing is written for what is refused
         variation_paths(target, variations, force, resume)

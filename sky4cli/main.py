@@ -38,6 +38,8 @@ from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
 from sky4cli.make import carried_out
+from sky4cli.refine import EXAMPLES as REFINE_EXAMPLES
+from sky4cli.refine import refine
 from sky4cli.rerun import EXAMPLES as RERUN_EXAMPLES
 from sky4cli.rerun import rerun
 from sky4cli.settings import default_map, settings_in_force
@@ -59,6 +61,7 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(carried_out(generate)
 app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(carried_out(inpaint))
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(carried_out(edit))
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(carried_out(extend))
+app.command("refine", epilog=epilog(*REFINE_EXAMPLES))(carried_out(refine))
 app.command("batch", cls=BatchCommand, epilog=epilog(*BATCH_EXAMPLES))(batch)
 app.command("check", epilog=epilog(*CHECK_EXAMPLES))(check)
 app.command("show", epilog=epilog(*SHOW_EXAMPLES))(show)

@@ -15,6 +15,7 @@ import typer.main
 from PIL import Image, ImageDraw
 
 from sky4.media import write_clip
+from sky4.pipeline.model_folder import BUNDLED, ModelFolder
 from sky4cli.examples import examples_of
 from sky4cli.main import app, main
 
@@ -96,6 +97,8 @@ def test_they_run_as_they_stand(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if name == "refine" and ModelFolder.read(BUNDLED).manifest.refiner is None:
+        pytest.skip("the bundled model has no refiner yet")
     for line in COMMANDS[name]:
         words = shlex.split(line)
         assert words[:2] == ["sky4", name], line

@@ -16,6 +16,7 @@ SAYING = ["--force", "--json", "--quiet"]
 RECIPE = ["--no-metadata", "--sidecar", "--c2pa"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
+REFINING = ["--refine", "--keyframes"]
 RUN = ["config", "--set", "--max-minutes"]
 
 OPTIONS = {
@@ -26,6 +27,7 @@ OPTIONS = {
         *("--size", "--seconds", "--frames", "--fps"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
+        *REFINING,
         *ENGINE,
         *FOLLOWING,
         *RECIPE,
@@ -37,6 +39,7 @@ OPTIONS = {
         *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
+        *REFINING,
         *ENGINE,
         *FOLLOWING,
         *RECIPE,
@@ -48,6 +51,7 @@ OPTIONS = {
         *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
         *SAMPLING,
         *("-n --variations", "--enhance"),
+        *REFINING,
         *ENGINE,
         *FOLLOWING,
         *RECIPE,
@@ -58,6 +62,15 @@ OPTIONS = {
         *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only"),
+        *REFINING,
+        *ENGINE,
+        *FOLLOWING,
+        *RECIPE,
+        *SAYING,
+    ],
+    "refine": [
+        *("video", "--prompt", "-o --out", "--format", "--size", "--fps", "--from", "--seconds", "--sound"),
+        *("--steps", "--seed"),
         *ENGINE,
         *FOLLOWING,
         *RECIPE,
@@ -82,6 +95,7 @@ OPTIONS = {
     "train video-codec": RUN,
     "train audio-codec": RUN,
     "train text-encoder": RUN,
+    "train refiner": RUN,
     "train cache": [*RUN, "--part"],
     "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
     "eval": [],

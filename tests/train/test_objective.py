@@ -81,7 +81,7 @@ def test_references_are_in_the_input_and_not_in_the_loss(make_settings: Make) ->
 def test_kept_cells_lie_on_the_straight_path_and_are_shown_clean_in_the_condition(make_settings: Make) -> None:
     settings, batch = batch_of(make_settings, "i2v", batch=2)
     config = settings.transformer_config()
-    tower = video_input(config, batch, condition_of(config, batch, black(batch)))
+    tower = video_input(config, batch, condition_of(config, batch, black(batch)), black(batch))
     assert tower is not None
     assert batch.video is not None
     assert batch.video_noise is not None

@@ -12,8 +12,8 @@ from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder
 from sky4.encoders.tiling import SmallerTiles
 from sky4.errors import RequestError, Sky4Failure
-from sky4.model.checkpoint import load_transformer
-from sky4.model.transformer import JointTransformer
+from sky4.model.checkpoint import load_refiner, load_transformer
+from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.digest import weights_digest
@@ -61,6 +61,14 @@ class Components:
         """Sky4Failure listing the names of weights that are missing, unknown or of another shape."""
         manifest = self.folder.manifest
         model = load_transformer(self.folder.path / "transformer", self.device, self.dtype, manifest.transformer)
+        return model.requires_grad_(False)
+
+    @cached_property
+    def refiner(self) -> Branch:
+        """RequestError where the model has none; Sky4Failure as of `transformer`."""
+        entry = self.folder.refiner()
+        model = load_refiner(self.folder.path / entry.path, self.device, self.dtype, entry.transformer)
+        self._check_channels("refiner", model.config.video_channels, self.folder.manifest.transformer.video_channels)
         return model.requires_grad_(False)
 
     @cached_property

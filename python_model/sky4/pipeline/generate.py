@@ -1,7 +1,7 @@
 """From a request to a clip: the one centre of every task.
 
-text -> keep mask, condition latents, references -> sampling -> latents, from which frames and sound are decoded; in
-windows that continue one another where the request says so, else in one.
+text -> keep mask, condition latents, references -> sampling -> latents, refined where the request says so, from which
+frames and sound are decoded; in windows that continue one another where the request says so, else in one.
 
 Legend: B = 1, C latent channels, T latent frames, h w latent grid, T_a audio tokens, F frames, S samples.
 """
@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
+from sky4.conditioning.keyframes import packed, unpacked
+from sky4.conditioning.refiner import KeyframeLatents
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Modality, Moment, Schedule, State, sample, schedule
@@ -27,6 +30,7 @@ from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
+from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.states import ClipStates, NoStates, ResumeFolder
@@ -90,13 +94,20 @@ def _windows(
     made, kept = state.windows(windows)
     if not made and shows:
         kept = overlap_of_source(request, geometry)
-    elif made and kept is None and overlap and len(made) < len(windows):  # they were lost: decoded once more
-        kept = kept_again(made[-1], overlap, components)
+    elif made and kept is None and overlap and len(made) < len(windows):  # they were lost
+        if request.refinement is not None:  # what is decoded of a refined window is not what was kept
+            made, kept = [], overlap_of_source(request, geometry)
+        else:
+            kept = kept_again(made[-1], overlap, components)
     for window in windows[len(made) :]:
         given = _given(window, kept, shared.film, request, geometry, components, say)
-        latents = _sampled(window, given, shared, request, geometry, components, say, state, see)
+        latents, keyframes = _sampled(window, given, shared, request, geometry, components, say, state, see)
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
+        if given.high is not None and latents[0] is not None:
+            text = shared.texts["positive"]
+            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         state.finish_window(one, kept)
         made.append(one)
     return tuple(made)
@@ -111,7 +122,8 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
     seen, heard, film = references(files, request, geometry, video_codec, audio_codec)
-    scale = geometry.audio_rope_scale_for(components.transformer.config.audio_clock) if audio_codec else None
+    config = components.folder.manifest.transformer
+    scale = geometry.audio_rope_scale_for(config.audio_clock) if audio_codec else None
     return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
         condition=None,
@@ -126,11 +138,19 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
 
 @dataclass(frozen=True)
 class _Given:
-    """What a window is given: kept latents and their mask, and the latents of the modality that is given whole."""
+    """What a window is given: kept latents and their mask, the latents of the modality that is given whole, and the
+    grid that it is refined to."""
 
     condition: VideoCondition | None
     video: Tensor | None
     audio: Tensor | None
+    high: HighGrid | None
+
+    def leaves_nothing(self, request: ClipRequest) -> bool:
+        """Whether every latent that is wanted is given, so that there is nothing to sample."""
+        if request.wants_audio:
+            return False
+        return self.video is not None or (self.condition is not None and bool((self.condition.keep_mask > 0.5).all()))
 
 
 def _given(
@@ -143,23 +163,25 @@ def _given(
     say: Progress,
 ) -> _Given:
     say("conditions", 0, 1)
-    condition = video = audio = None
+    condition = video = audio = high = None
+    inside = in_window(request, window)
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
         condition = video_condition(
-            in_window(request, window),
+            inside,
             geometry,
             components.video_codec,
             continued,
-            guided=components.transformer.config.guide and request.video is None,
+            guided=request.video is None and not inside.gives_all and components.transformer.config.guide,
             film=film,
         )
+        high = high_grid(inside, geometry, components)
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
     if request.audio is not None:
         audio = given_audio(request.audio, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
-    return _Given(condition, video, audio)
+    return _Given(condition, video, audio, high)
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:
@@ -181,33 +203,46 @@ def _sampled(
     say: Progress,
     state: ClipStates | NoStates,
     see: Seen,
-) -> State:
-    """(video latents [1, C, T, h, w], audio latents [1, T_a, C]), float32; None where a tower does not run."""
+) -> tuple[State, KeyframeLatents | None]:
+    """((video latents [1, C, T, h, w], audio latents [1, T_a, C]), the keyframes of the refined clip), float32.
+
+    None where a tower does not run and where no keyframes are made.
+    """
+    if given.leaves_nothing(request):
+        return (given.condition.latents if given.video is None and given.condition else given.video, given.audio), None
     model, device = components.transformer, components.device
-    video_noise = audio_noise = None
+    video_noise = audio_noise = plan = None
     if request.runs_video:
         shape = (model.config.video_channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         video_noise = noise(shape, request.seed, "video", window.index)[None].to(device)
+        size = geometry.frames, geometry.height, geometry.width
+        black = partial(components.video_codec.black, *size)
+        plan = keyframe_plan(given.high, black, model.config.video_channels, request.seed, window.index)
     if request.runs_audio:
         tokens = (geometry.audio_tokens, model.config.audio_channels)
         audio_noise = noise(tokens, request.seed, "audio", window.index)[None].to(device)
     guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
     held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
     conditions = replace(
-        shared, condition=given.condition, video_noise=video_noise, held=held, start=float(window.time)
+        shared,
+        condition=given.condition,
+        video_noise=video_noise,
+        held=held,
+        start=float(window.time),
+        keyframes=plan,
     )
+    video = video_noise if given.video is None else given.video
+    if plan is not None and video is not None:
+        video = packed(video, plan.noise)
     stage = f"sampling {window.index + 1}" if window.index else "sampling"
     times = schedule(request.steps, request.shift, hold=held)
-    start: State = (
-        video_noise if given.video is None else given.video,
-        audio_noise if given.audio is None else given.audio,
-    )
+    start: State = video, audio_noise if given.audio is None else given.audio
     with state.sampling(f"window {window.index}", start, request.steps) as keeping:
 
         def passed(step: int, steps: int, moment: Moment) -> None:
             keeping.passed(moment)
             say(stage, step, steps)
-            see(request, window, _whole(moment, conditions.condition), times)
+            see(request, window, _whole(moment, conditions), times)
 
         say(stage, keeping.resumed.step if keeping.resumed is not None else 0, request.steps)
         video, audio = sample(
@@ -218,17 +253,26 @@ def _sampled(
             on_step=passed,
             resumed=keeping.resumed,
         )
+    keyframes = None
+    if plan is not None and given.high is not None and video is not None and video_noise is not None:
+        video, latents = unpacked(video, video_noise.shape, plan.noise.shape)
+        rate = given.high.refinement.rate
+        keyframes = KeyframeLatents(restore_kept(latents, plan.condition), tuple(rate * at for at in plan.frames))
     if video is not None and conditions.condition is not None:
         video = restore_kept(conditions.condition.whole(video), conditions.condition)
-    return video, audio
+    return (video, audio), keyframes
 
 
-def _whole(moment: Moment, condition: VideoCondition | None) -> Moment:
-    """The moment with its video's latents whole, where the model makes a difference."""
+def _whole(moment: Moment, conditions: Conditions) -> Moment:
+    """The moment with its video's latents whole, where the model makes a difference, and without keyframes."""
     video, audio = moment.latents
-    if video is None or condition is None:
+    if video is None:
         return moment
-    return replace(moment, latents=(condition.whole(video), audio))
+    if conditions.keyframes is not None and conditions.video_noise is not None:
+        video, _ = unpacked(video, conditions.video_noise.shape, conditions.keyframes.noise.shape)
+    if conditions.condition is not None:
+        video = conditions.condition.whole(video)
+    return replace(moment, latents=(video, audio))
 
 
 @contextmanager

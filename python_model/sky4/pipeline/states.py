@@ -116,7 +116,9 @@ class ClipStates:
             held = self._read(_window_name(window))
             if held is None:
                 break
-            made.append(MadeWindow(window, _latents(held.tensors), _match(held.tensors)))
+            made.append(
+                MadeWindow(window, _latents(held.tensors), _match(held.tensors), int(held.facts.get("rate", 1)))
+            )
         kept = self._read(_kept_name(made[-1].window)) if made else None
         return made, None if kept is None else np.asarray(kept.tensors["frames"].numpy(), np.uint8)
 
@@ -128,7 +130,7 @@ class ClipStates:
             tensors |= {"offset": torch.tensor(made.match.offset, dtype=torch.float64)}
         if kept is not None:  # first: a window that is there has all that the next one wants
             self._write(_kept_name(window), {"frames": torch.from_numpy(np.ascontiguousarray(kept))}, {})
-        self._write(_window_name(window), tensors, {})
+        self._write(_window_name(window), tensors, {"rate": made.rate})
         for file in (self.folder / SAMPLING, *self.folder.glob("kept-*")):
             if file.name != _kept_name(window):
                 file.unlink(missing_ok=True)

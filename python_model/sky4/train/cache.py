@@ -26,6 +26,7 @@ from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
+from sky4.train.pairs import PairShape, encode_pairs
 from sky4.train.settings import JointSettings
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, Family, sample_family
 from sky4.world.judge import edit_mask
@@ -70,6 +71,7 @@ def fill_cache(
         ("images", data.images, data.shard),
         ("clips", data.clips, data.shard),
         ("families", data.families, data.family_shard),
+        ("pairs", data.pairs, data.pair_shard),
     )
     for pool, wanted, size in pools:
         for shard in range(part[0], -(-wanted // size), part[1]):
@@ -97,6 +99,11 @@ def _encoded(
     if pool == "clips":
         return manifest, encode_clips(indices, manifest, manifest.geometry(patch), codecs, device)
     data = settings.data
+    if pool == "pairs":
+        manifest = replace(manifest, frames=data.pair_frames)
+        shape = PairShape(manifest.height, data.pair_frames, int(settings.clip.fps), data.pair_scale)
+        arrays = encode_pairs(manifest.scene_seed, indices, shape, manifest.level, codecs[0], device)
+        return manifest, arrays
     manifest = replace(manifest, frames=data.family_frames, level=data.family_level)
     return manifest, encode_families(indices, manifest, manifest.geometry(patch), codecs, device)
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sky4.conditioning.assemble import assemble_audio, assemble_video, audio_velocity, video_velocity
+from sky4.conditioning.assemble import (
+    assemble_audio,
+    assemble_video,
+    audio_velocity,
+    keyframe_velocity,
+    video_velocity,
+)
 from sky4.conditioning.inpaint import VideoCondition, condition_on, guided_by
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.config import TransformerConfig
@@ -45,7 +51,7 @@ def flow_loss(
     """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip."""
     task = batch.task
     condition = condition_of(config, batch, black)
-    video, audio = video_input(config, batch, condition), audio_input(config, batch)
+    video, audio = video_input(config, batch, condition, black), audio_input(config, batch)
     video_out, audio_out = model(video, audio, text)
     total = text.hidden.new_zeros((), dtype=torch.float32)
     seen = heard = None
@@ -56,6 +62,10 @@ def flow_loss(
             made, velocity_target(condition.differing(batch.video), batch.video_noise), batch.keep_mask
         )
         total = total + video_weight * mean
+        if batch.high is not None and batch.keep_mask is not None:
+            wanted = velocity_target(batch.high.latents, batch.high.noise)
+            made = keyframe_velocity(video_out, batch.high.latents.shape, config.patch)
+            total = total + video_weight * mean_square(made, wanted, batch.high.keep_mask(batch.keep_mask))[0]
     if task.trains_audio:
         assert audio is not None and batch.audio is not None and batch.audio_noise is not None
         made = audio_velocity(audio_out, audio.reference_tokens)
@@ -75,13 +85,18 @@ def condition_of(config: TransformerConfig, batch: LatentBatch, black: Tensor) -
     return condition_on(batch.video, batch.keep_mask, fill)
 
 
-def video_input(config: TransformerConfig, batch: LatentBatch, condition: VideoCondition | None) -> TowerInput | None:
+def video_input(
+    config: TransformerConfig, batch: LatentBatch, condition: VideoCondition | None, black: Tensor
+) -> TowerInput | None:
     """Concat(V, I, M) as tokens. Kept cells of V lie on the straight path too, as they do while sampling."""
     if batch.video is None:
         return None
-    assert batch.video_noise is not None and condition is not None
+    assert batch.video_noise is not None and batch.keep_mask is not None and condition is not None
     noisy = noised(condition.differing(batch.video), batch.video_noise, batch.video_time)
-    return assemble_video(noisy, condition, batch.video_references, batch.video_time, patch=config.patch)
+    high = None if batch.high is None else batch.high.given(batch.video_time, batch.keep_mask, black)
+    return assemble_video(
+        noisy, condition, batch.video_references, batch.video_time, patch=config.patch, keyframes=high
+    )
 
 
 def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | None:
@@ -129,6 +144,7 @@ def to_device(batch: LatentBatch, device: torch.device) -> LatentBatch:
         audio_noise=move(batch.audio_noise),
         audio_time=batch.audio_time.to(device),
         audio_references=None if heard is None else AudioReferences(heard.latents.to(device)),
+        high=None if batch.high is None else batch.high.to(device),
     )
 
 
