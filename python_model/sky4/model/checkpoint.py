@@ -71,15 +71,20 @@ def load_transformer(
     `config`, where given, must be the one in the folder. Raises Sky4Failure for a folder that is not readable,
     and its subclass WeightsError for missing, extra or misshaped weights.
     """
-    stored = _stored_config(folder)
-    if config is not None and config != stored:
-        raise Sky4Failure(f"{folder / CONFIG} describes another transformer than the one asked for")
-    with torch.device("meta"):
-        model = JointTransformer(stored)
+    model = model_of(folder, config)
     weights = read_weights(folder, device)
     check_fit(str(folder), {name: w.shape for name, w in model.state_dict().items()}, weights)
     model.load_state_dict({name: w.to(dtype) if dtype else w for name, w in weights.items()}, assign=True)
     return model.eval()
+
+
+def model_of(folder: Path, config: TransformerConfig | None = None) -> JointTransformer:
+    """The model that `folder` describes, on the meta device, without weights. As load_transformer."""
+    stored = _stored_config(folder)
+    if config is not None and config != stored:
+        raise Sky4Failure(f"{folder / CONFIG} describes another transformer than the one asked for")
+    with torch.device("meta"):
+        return JointTransformer(stored)
 
 
 def read_weights(folder: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

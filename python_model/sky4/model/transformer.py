@@ -99,6 +99,11 @@ class JointTransformer(nn.Module):
         self.exchanges: Depths[Exchange] = Depths([Exchange(config) for _ in range(config.blocks)])
         initialise(self.exchanges)
 
+    def depths(self) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
+        """What works together at each depth: a block of either tower and their exchange."""
+        towers = nn.ModuleList.__iter__(self.video.blocks), nn.ModuleList.__iter__(self.audio.blocks)
+        return list(zip(*towers, nn.ModuleList.__iter__(self.exchanges), strict=True))
+
     def forward(
         self, video: TowerInput | None, audio: TowerInput | None, text: TextInput, *, exchange: bool = True
     ) -> tuple[Tensor | None, Tensor | None]:

@@ -71,6 +71,7 @@ def _windows(
     for window in windows:
         given = _given(window, kept, shared.guide, request, geometry, components, say)
         latents = _sampled(window, given, shared, request, geometry, components, say)
+        components.only("video_codec", "audio_codec")
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
         made.append(one)
@@ -81,12 +82,15 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     """What all variations and windows share: the texts and the references."""
     say("reading the prompt", 0, 1)
     files = in_prompt_order(request.references, parse(request.prompt, [file.name for file in request.references])[0])
+    components.only("text_encoder")
     texts = _texts(request, geometry, components)
     say("reading the prompt", 1, 1)
+    components.only("video_codec", "audio_codec")
+    config = components.folder.manifest.transformer
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
     seen, heard, guide = references(files, request, geometry, video_codec, audio_codec)
-    scale = geometry.audio_rope_scale_for(components.transformer.config.audio_clock) if audio_codec else None
+    scale = geometry.audio_rope_scale_for(config.audio_clock) if audio_codec else None
     return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
         condition=None,
@@ -95,7 +99,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
         audio_references=heard,
         rope_scale=scale,
         patch=geometry.patch,
-        guide=guide if components.transformer.config.film_guide and request.segments is None else None,
+        guide=guide if config.film_guide and request.segments is None else None,
     )
 
 
@@ -118,6 +122,7 @@ def _given(
     say: Progress,
 ) -> _Given:
     say("conditions", 0, 1)
+    components.only("video_codec", "audio_codec")
     condition = video = audio = None
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
@@ -149,6 +154,7 @@ def _sampled(
     say: Progress,
 ) -> State:
     """(video latents [1, C, T, h, w], audio latents [1, T_a, C]), float32; None where a tower does not run."""
+    components.only("transformer")
     model, device = components.transformer, components.device
     video_noise = audio_noise = None
     if request.runs_video:
@@ -157,7 +163,7 @@ def _sampled(
     if request.runs_audio:
         tokens = (geometry.audio_tokens, model.config.audio_channels)
         audio_noise = noise(tokens, request.seed, "audio", window.index)[None].to(device)
-    guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
+    guidance = Guidance(request.guidance, request.audio_guidance, batched=not components.economy.apart)
     held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
     conditions = replace(
         shared, condition=given.condition, video_noise=video_noise, held=held, start=float(window.time)
