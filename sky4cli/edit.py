@@ -13,12 +13,14 @@ from sky4cli.options import (
     AudioGuidance,
     Backend,
     Device,
+    DryRun,
     Dtype,
     Force,
     From,
     Guidance,
     Json,
     KeepAudio,
+    Memory,
     Mix,
     Model,
     NegativePrompt,
@@ -33,6 +35,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    parse_memory,
     soundtrack_of,
 )
 
@@ -79,6 +82,8 @@ def edit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -109,7 +114,7 @@ def edit(
         references=(*references, source_reference(source, references)),
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
+        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, notes=source.notes)
 
 

@@ -15,6 +15,7 @@ from sky4cli.options import (
     AudioGuidance,
     Backend,
     Device,
+    DryRun,
     Dtype,
     EncodeAudio,
     Enhance,
@@ -22,6 +23,7 @@ from sky4cli.options import (
     From,
     Guidance,
     Json,
+    Memory,
     Model,
     NegativePrompt,
     Prompt,
@@ -34,6 +36,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    parse_memory,
     parse_number,
     parse_start,
 )
@@ -98,6 +101,8 @@ def extend(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -136,7 +141,7 @@ def extend(
         segments=segments,
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
+        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes))
 
 

@@ -14,6 +14,7 @@ from sky4cli.options import (
     AudioGuidance,
     Backend,
     Device,
+    DryRun,
     Dtype,
     Enhance,
     Force,
@@ -21,6 +22,7 @@ from sky4cli.options import (
     Frames,
     Guidance,
     Json,
+    Memory,
     Model,
     NegativePrompt,
     Only,
@@ -35,6 +37,7 @@ from sky4cli.options import (
     Size,
     Steps,
     Variations,
+    parse_memory,
     parse_number,
     parse_size,
 )
@@ -82,6 +85,8 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -117,7 +122,7 @@ def generate(
         references=references,
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
+        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance)
 
 

@@ -13,6 +13,7 @@ from sky4cli.options import (
     AudioGuidance,
     Backend,
     Device,
+    DryRun,
     Dtype,
     Enhance,
     Force,
@@ -20,6 +21,7 @@ from sky4cli.options import (
     Guidance,
     Json,
     KeepAudio,
+    Memory,
     Mix,
     Model,
     NegativePrompt,
@@ -34,6 +36,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    parse_memory,
     soundtrack_of,
 )
 
@@ -124,6 +127,8 @@ def inpaint(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -177,7 +182,7 @@ def inpaint(
         if mask_preview is not None:
             validate(request, folder)  # nothing is written for what is refused
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
-        engine = Engine(folder.path, device, dtype, attention_backend)
+        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         notes += stretched(shape, canvas)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
 

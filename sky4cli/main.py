@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sky4 import __version__
-from sky4.errors import RequestError, Sky4Failure
+from sky4.errors import DoesNotFit, RequestError, Sky4Failure
 from sky4cli.bench import bench_app
 from sky4cli.doctor import doctor
 from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
@@ -29,7 +29,7 @@ from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
 from sky4cli.train import train
 
-OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_REQUEST, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="sky4",
@@ -65,13 +65,15 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 3 does not fit, 130 interrupted."""
     if os.environ.get("SKY4_DEBUG") != "1":
         warnings.simplefilter("ignore")  # what libraries say to their developers
     try:
         code = app(args=list(sys.argv[1:] if argv is None else argv), prog_name="sky4", standalone_mode=False)
     except RequestError as error:
         return _say(error, BAD_REQUEST)
+    except DoesNotFit as error:
+        return _say(error, DOES_NOT_FIT)
     except Sky4Failure as error:
         return _say(error, FAILED)
     except typer.TyperException as error:  # unknown options, missing values: argv that typer itself cannot read

@@ -8,25 +8,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sky4.config import config_from_dict
 from sky4.errors import RequestError
+from sky4.pipeline.economy import Economy
 from sky4cli.console import Reporter
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
+    from sky4.geometry import ClipGeometry
     from sky4.media import WrittenClip
     from sky4.pipeline.clip import Clip
+    from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Which weights compute where."""
+    """Which weights compute where, in how much memory, and whether anything is computed at all.
+
+    memory: bytes that must suffice; None: as much as it takes. economy: how memory is saved where nothing is said of
+    it. preset: plan with this instead of the model's folder.
+    """
 
     model: Path
     device: str = "auto"
     dtype: str = "auto"
     attention_backend: str = "auto"
     threads: int | None = None
+    memory: int | None = None
+    dry_run: bool = False
+    economy: Economy = Economy()
+    preset: str | None = None
 
 
 def make_clips(
@@ -41,13 +53,13 @@ def make_clips(
     """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
     that is possible.
 
-    notes: what the command has found worth saying, beside what is said of every request.
+    notes: what the command has found worth saying, beside what is said of every request. Nothing is made, and [] is
+    returned, where the engine asks for a dry run.
     """
-    from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.validate import check_sound, validate, warnings
 
     began = time.monotonic()
-    folder = ModelFolder.read(engine.model)
+    folder = folder_of(engine.model, engine.preset)
     geometry = validate(request, folder)
     spare_inputs(paths, [path for _, path in request.files()])
     _check_even(paths, request)
@@ -55,6 +67,10 @@ def make_clips(
         check_sound(request, path)
     for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
+    if engine.dry_run or engine.memory is not None:
+        engine = _planned(request, geometry, folder, engine, reporter)
+        if engine.dry_run:
+            return []
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter)
     reporter.stage("loading", 0, 1)
@@ -63,7 +79,9 @@ def make_clips(
     from sky4.pipeline.generate import generate_clips
     from sky4.pipeline.seams import SeamMeter
 
-    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    components = Components.load(
+        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
+    )
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
         meter = SeamMeter(clip.seams, clip.given, clip.fps)
@@ -81,6 +99,39 @@ def make_clips(
         records.append(record)
     reporter.record({"clips": records})
     return clips
+
+
+def folder_of(model: Path, preset: str | None) -> ModelFolder:
+    """The model's folder, or what stands for one of a preset, without weights."""
+    from sky4.pipeline.model_folder import ModelFolder
+
+    if preset is None:
+        return ModelFolder.read(model)
+    from sky4.planning.presets import preset_folder
+
+    return preset_folder(preset)
+
+
+def _planned(
+    request: ClipRequest, geometry: ClipGeometry, folder: ModelFolder, engine: Engine, reporter: Reporter
+) -> Engine:
+    """The engine as the plan has it; the plan is told where nothing else is wanted. DoesNotFit where nothing fits."""
+    reporter.stage("planning", 0, 1)
+    load_libraries()
+    from sky4cli.dry_run import plan_of, sketch_of, tell
+
+    if engine.preset is not None:
+        from sky4cli.paper import tell_preset
+
+        tell_preset(request, geometry, sketch_of(folder, engine.preset), reporter)
+        return engine
+    plan = plan_of(request, geometry, sketch_of(folder, None), engine)
+    setting = plan.setting
+    if engine.dry_run:
+        tell(plan, reporter)
+    else:
+        reporter.note(f"note: {plan.peak_bytes / 2**30:.2f}G are expected; {setting.economy.words}")
+    return replace(engine, dtype=str(setting.dtype).removeprefix("torch."), economy=setting.economy)
 
 
 def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
@@ -178,6 +229,7 @@ def read_engine(recipe: dict[str, Any], model: Path | None, device: str | None) 
             dtype=computed["dtype"],
             attention_backend=computed["attention_backend"],
             threads=int(computed["threads"]),
+            economy=config_from_dict(Economy, computed.get("economy", {}), "economy"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"the recipe does not tell what computed it ({error!r}); the file was edited") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sky4.errors import Sky4Failure
-from sky4cli.options import Force, Json, Model, Out, Quiet
+from sky4cli.options import DryRun, Force, Json, Model, Out, Quiet
 
 if TYPE_CHECKING:
     from sky4.pipeline.clip import Clip
@@ -19,6 +20,7 @@ def rerun(
     out: Out,
     model: Model = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: where the clip was made.")] = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -31,10 +33,13 @@ def rerun(
 
     recipe = read_recipe(file)
     request = ClipRequest.from_dict(recipe.get("request", {}))
-    engine = read_engine(recipe, model, device)
+    engine = replace(read_engine(recipe, model, device), dry_run=dry_run)
     paths = variation_paths(out, 1, force)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        [clip] = make_clips(request, engine, paths, force, reporter)
+        made = make_clips(request, engine, paths, force, reporter)
+        if dry_run:
+            return
+        [clip] = made
         if clip.checksums != recipe.get("latents"):
             raise Sky4Failure(f"'{out}' was made, but its latents differ from those of '{file}'{_why(recipe, clip)}")
         reporter.note("the latents are the same, bit for bit")
