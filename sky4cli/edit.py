@@ -38,6 +38,7 @@ from sky4cli.options import (
     parse_memory,
     soundtrack_of,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.prompting import ReferenceFile
@@ -78,6 +79,8 @@ def edit(
     seed: Seed = 0,
     variations: Variations = 1,
     only: Only = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -113,6 +116,7 @@ def edit(
         soundtrack=soundtrack,
         references=(*references, source_reference(source, references)),
     )
+    request = with_refinement(request, folder, refine, keyframes)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, notes=source.notes)

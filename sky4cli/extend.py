@@ -40,6 +40,7 @@ from sky4cli.options import (
     parse_number,
     parse_start,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults, ModelFolder
@@ -97,6 +98,8 @@ def extend(
     seed: Seed = 0,
     variations: Variations = 1,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -140,6 +143,7 @@ def extend(
         soundtrack=Soundtrack(video, file.skip / file.fps) if continues else None,
         segments=segments,
     )
+    request = with_refinement(request, folder, refine, keyframes)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes))

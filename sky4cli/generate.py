@@ -41,6 +41,7 @@ from sky4cli.options import (
     parse_number,
     parse_size,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
@@ -81,6 +82,8 @@ def generate(
     variations: Variations = 1,
     only: Only = None,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -121,6 +124,7 @@ def generate(
         audio=audio,
         references=references,
     )
+    request = with_refinement(request, folder, refine, keyframes)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, enhancer=enhance)

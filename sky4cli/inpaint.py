@@ -39,6 +39,7 @@ from sky4cli.options import (
     parse_memory,
     soundtrack_of,
 )
+from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -123,6 +124,8 @@ def inpaint(
     variations: Variations = 1,
     only: Only = None,
     enhance: Enhance = None,
+    refine: RefineTo = None,
+    keyframes: KeyframesAt = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -179,6 +182,7 @@ def inpaint(
             references=references,
             soundtrack=soundtrack,
         )
+        request = with_refinement(request, folder, refine, keyframes)
         if mask_preview is not None:
             validate(request, folder)  # nothing is written for what is refused
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)

@@ -24,6 +24,8 @@ from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
+from sky4cli.refine import EXAMPLES as REFINE_EXAMPLES
+from sky4cli.refine import refine
 from sky4cli.rerun import rerun
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
@@ -43,6 +45,7 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
 app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("refine", epilog=epilog(*REFINE_EXAMPLES))(refine)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)

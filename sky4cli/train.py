@@ -13,7 +13,7 @@ from sky4.errors import RequestError
 
 train = typer.Typer(
     name="train",
-    help="Train the codecs, the text encoder and the joint model.",
+    help="Train the codecs, the text encoder, the joint model and its refiner.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -84,8 +84,14 @@ def text_encoder(config: Config, settings: Settings = None, max_minutes: MaxMinu
     frozen("text-encoder", config, settings, max_minutes)
 
 
+@train.command("refiner")
+def refiner(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train the refiner of a model on pairs of clips; goes on where it stopped, and exports when it is done."""
+    frozen("refiner", config, settings, max_minutes)
+
+
 def frozen(network: Any, config: Path, settings: list[str] | None, max_minutes: float | None) -> None:
-    """The three networks that the towers see frozen are trained alike."""
+    """The networks that the towers see frozen, and the refiner of towers that are trained, are trained alike."""
     with user_faults():
         from sky4.train.frozen_runs import read_frozen_settings, train_frozen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,39 @@ def nano_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "nano"
     build_nano_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def refining_model(nano_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano model with a refiner of random weights, which takes tiles of 4 cells a side."""
+    folder = tmp_path_factory.mktemp("model") / "refining"
+    shutil.copytree(nano_model, folder)
+    add_nano_refiner(folder)
+    return folder
+
+
+def add_nano_refiner(folder: Path) -> None:
+    import torch
+
+    from sky4.config import config_to_dict, nano
+    from sky4.model.checkpoint import save_transformer
+    from sky4.model.refiner import refiner
+
+    torch.manual_seed(1)
+    model = refiner(nano())
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    save_transformer(model, folder / "refiner")
+    manifest = json.loads((folder / "model.json").read_text("utf-8"))
+    manifest["refiner"] = {
+        "path": "refiner",
+        "transformer": config_to_dict(nano()),
+        "steps": 2,
+        "density": 0.5,
+        "tile": [3, 4, 4],
+        "overlap": [1, 2, 2],
+    }
+    (folder / "model.json").write_text(json.dumps(manifest, indent=1), "utf-8")
 
 
 def build_nano_model(folder: Path) -> None:

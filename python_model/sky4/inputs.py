@@ -10,6 +10,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Cubes:
+    """Says that a tower's tokens are a video alone, in the cube order of `grid` (T, H, W) (ops/cubes.py).
+
+    density: the share of the cubes that each cube reads, in (0, 1]; 1 is dense.
+    """
+
+    grid: tuple[int, int, int]
+    density: float = 1.0
+
+
 @dataclass
 class TowerInput:
     """One tower's tokens.
@@ -20,6 +31,7 @@ class TowerInput:
     reference_tokens: the first so many tokens are in-context references, modulated as data (t = 1).
     segment: [N] int64, 0 = ordinary, 1 = high-resolution keyframe; None = all ordinary.
     mask: [B, N] bool, True = real token; None = nothing is padded.
+    cubes: of a tower whose attention is sparse; None = the tokens come in any order.
     """
 
     tokens: Tensor
@@ -28,6 +40,7 @@ class TowerInput:
     reference_tokens: int = 0
     segment: Tensor | None = None
     mask: Tensor | None = None
+    cubes: Cubes | None = None
 
 
 @dataclass

@@ -14,6 +14,7 @@ ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
 SAYING = ["--force", "--json", "--quiet"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
+REFINING = ["--refine", "--keyframes"]
 RUN = ["config", "--set", "--max-minutes"]
 
 OPTIONS = {
@@ -24,6 +25,7 @@ OPTIONS = {
         *("--size", "--seconds", "--frames", "--fps"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
+        *REFINING,
         *ENGINE,
         *SAYING,
     ],
@@ -33,6 +35,7 @@ OPTIONS = {
         *("--negative-prompt", "--ref", "--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
+        *REFINING,
         *ENGINE,
         *SAYING,
     ],
@@ -42,6 +45,7 @@ OPTIONS = {
         *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
         *SAMPLING,
         *("-n --variations", "--enhance"),
+        *REFINING,
         *ENGINE,
         *SAYING,
     ],
@@ -50,6 +54,13 @@ OPTIONS = {
         *("--from", "--seconds", "--size", "--fps", "--keep-audio", "--mix"),
         *SAMPLING,
         *("-n --variations", "--only"),
+        *REFINING,
+        *ENGINE,
+        *SAYING,
+    ],
+    "refine": [
+        *("video", "--prompt", "-o --out", "--size", "--fps", "--from", "--seconds", "--sound"),
+        *("--steps", "--seed"),
         *ENGINE,
         *SAYING,
     ],
@@ -61,6 +72,7 @@ OPTIONS = {
     "train video-codec": RUN,
     "train audio-codec": RUN,
     "train text-encoder": RUN,
+    "train refiner": RUN,
     "train cache": [*RUN, "--part"],
     "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
     "eval": [],

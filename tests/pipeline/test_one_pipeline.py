@@ -29,6 +29,7 @@ ARGV = {
     "edit": ["edit", "film.mp4", "--prompt", "in rain", "-o", "out.mp4"],
     "inpaint": ["inpaint", "film.mp4", "--mask", "mask.png", "--prompt", "in rain", "-o", "out.mp4"],
     "extend": ["extend", "film.mp4", "--seconds", "1", "--prompt", "in rain", "-o", "out.mp4"],
+    "refine": ["refine", "film.mp4", "-o", "out.mp4"],
 }
 MAKERS = sorted(
     name
@@ -46,7 +47,7 @@ class Reached(Exception):
 
 @pytest.mark.parametrize("command", MAKERS)
 def test_every_command_asks_the_same_function(
-    command: str, nano_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, refining_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_clip(Path("film.mp4"), [np.full((17, 32, 32, 3), 90, np.uint8)], None, fps=Fraction(16), recipe={})
@@ -61,7 +62,7 @@ def test_every_command_asks_the_same_function(
 
     monkeypatch.setattr(generate, "generate_clips", spy)
     with pytest.raises(Reached):
-        main([*ARGV[command], "--model", str(nano_model), "--quiet"])
+        main([*ARGV[command], "--model", str(refining_model), "--quiet"])
     assert [type(request) for request in asked] == [ClipRequest]
     recipe = json.loads(json.dumps(asked[0].to_dict()))
     assert ClipRequest.from_dict(recipe).to_dict() == recipe

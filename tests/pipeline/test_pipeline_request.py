@@ -13,6 +13,7 @@ import pytest
 from sky4.errors import RequestError
 from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion, MaskFile, parse_box, parse_pad, parse_span
+from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.prompting import ReferenceFile
 
@@ -44,6 +45,7 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
         canvas=Canvas(65, 49),
         segments=Segments(frames=9, overlap=5, backward=True),
         soundtrack=Soundtrack(Path("/f.mp4"), Fraction(1, 3), 0.25),
+        refinement=Refinement(64, 48, steps=3, keyframes=(0, 2)),
     )
     driven = replace(PLAIN, audio=Path("/d.wav"))
     sounded = replace(PLAIN, video=Path("/e.mp4"))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sky4.config import TransformerConfig
+from sky4.model.attention import Attention
 from sky4.model.layers import (
     Context,
     CrossAttention,
@@ -52,8 +53,9 @@ class TextReading(nn.Module):
 class DualBlock(nn.Module):
     """Media and text with separate weights, joined in one attention."""
 
-    def __init__(self, config: TransformerConfig, reads_text: bool) -> None:
+    def __init__(self, config: TransformerConfig, reads_text: bool, joint: Attention) -> None:
         super().__init__()
+        self.joint = joint
         shared = config.modulation == "shared"
         self.modulation = Modulation(config.width, 6, shared)
         self.text_modulation = Modulation(config.width, 6, shared)
@@ -66,9 +68,10 @@ class DualBlock(nn.Module):
     def attend(self, x: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shift, scale, gate, *_ = self.modulation(context)
         text_shift, text_scale, text_gate, *_ = _own_time(self.text_modulation(context))
-        q, k, v = self.attention.project(modulate(x, shift, scale, context.reference_tokens), context.turn)
-        text_q, text_k, text_v = self.text_attention.project(modulate(text, text_shift, text_scale), None)
-        out, text_out = joint_attention([q, text_q], [k, text_k], [v, text_v], [context.mask, context.text_mask])
+        inward = modulate(x, shift, scale, context.reference_tokens)
+        media_qkv = self.attention.project(inward, context.turn)
+        text_qkv = self.text_attention.project(modulate(text, text_shift, text_scale), None)
+        out, text_out = self.joint.streams(inward, media_qkv, text_qkv, context)
         x = add_gated(x, gate, self.attention.finish(out), context.reference_tokens)
         text = add_gated(text, text_gate, self.text_attention.finish(text_out))
         if self.text_reading is not None:
@@ -86,8 +89,9 @@ class DualBlock(nn.Module):
 class SingleBlock(nn.Module):
     """Media and text as one sequence with one set of weights; attention and MLP in parallel from one norm."""
 
-    def __init__(self, config: TransformerConfig, reads_text: bool) -> None:
+    def __init__(self, config: TransformerConfig, reads_text: bool, joint: Attention) -> None:
         super().__init__()
+        self.joint = joint
         self.heads = config.heads
         self.parts = [3 * config.width, config.mlp_ratio * config.width]
         self.modulation = Modulation(config.width, 3, config.modulation == "shared")
@@ -101,8 +105,9 @@ class SingleBlock(nn.Module):
         media_tokens = x.shape[1]
         both = torch.cat([x, text], dim=1)  # [B, N + N_t, D]
         shift, scale, gate = self.modulation(context)
-        q, k, v, hidden = self._project(modulate(both, shift, scale, context.reference_tokens), context.joint_turn)
-        (out,) = joint_attention([q], [k], [v], [context.joint_mask])
+        inward = modulate(both, shift, scale, context.reference_tokens)
+        q, k, v, hidden = self._project(inward, context.joint_turn)
+        out = self.joint.sequence(inward, (q, k, v), media_tokens, context)
         both = add_gated(both, gate, self._finish(out, hidden), context.reference_tokens)
         x, text = both[:, :media_tokens], both[:, media_tokens:]
         if self.text_reading is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from sky4.config import TransformerConfig, config_from_dict, config_to_dict
 from sky4.errors import Sky4Failure
-from sky4.model.transformer import JointTransformer
+from sky4.model.refiner import refiner
+from sky4.model.transformer import Branch, JointTransformer
 
 SHARD_BYTES = 5_000_000_000  # what the hub and most file systems still handle with ease
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 NAMES_SHOWN = 20
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class WeightsError(Sky4Failure):
@@ -41,7 +43,7 @@ class WeightsError(Sky4Failure):
 
 
 def save_transformer(
-    model: JointTransformer, folder: Path, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES
+    model: JointTransformer | Branch, folder: Path, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write configuration and weights (in `dtype`, or as they are) into `folder`, replacing what it held.
 
@@ -71,20 +73,42 @@ def load_transformer(
     `config`, where given, must be the one in the folder. Raises Sky4Failure for a folder that is not readable,
     and its subclass WeightsError for missing, extra or misshaped weights.
     """
-    model = model_of(folder, config)
+    return _loaded(JointTransformer, folder, device, dtype, config)
+
+
+def load_refiner(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    config: TransformerConfig | None = None,
+) -> Branch:
+    """As `load_transformer`, the refiner that `folder` holds."""
+    return _loaded(refiner, folder, device, dtype, config)
+
+
+def _loaded(
+    build: Callable[[TransformerConfig], ModelT],
+    folder: Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    config: TransformerConfig | None,
+) -> ModelT:
+    model = described(build, folder, config)
     weights = read_weights(folder, device)
     check_fit(str(folder), {name: w.shape for name, w in model.state_dict().items()}, weights)
     model.load_state_dict({name: w.to(dtype) if dtype else w for name, w in weights.items()}, assign=True)
     return model.eval()
 
 
-def model_of(folder: Path, config: TransformerConfig | None = None) -> JointTransformer:
+def described(
+    build: Callable[[TransformerConfig], ModelT], folder: Path, config: TransformerConfig | None = None
+) -> ModelT:
     """The model that `folder` describes, on the meta device, without weights. As load_transformer."""
     stored = _stored_config(folder)
     if config is not None and config != stored:
         raise Sky4Failure(f"{folder / CONFIG} describes another transformer than the one asked for")
     with torch.device("meta"):
-        return JointTransformer(stored)
+        return build(stored)
 
 
 def read_weights(folder: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sky4.ops.backend import cpu_multiplies_bf16
+from sky4.ops.cubes import CubeTiling
 from sky4.ops.qk_norm_rope import qk_norm_rope
 
 NORM_EPS = 1e-6
@@ -37,6 +38,7 @@ class Context:
     joint_mask: Tensor | None  # [B, N + N_t]
     text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
     text_mask: Tensor | None  # [B, N_t]
+    cubes: tuple[CubeTiling, float] | None = None  # of a video in cube order, and the share of them that each reads
 
 
 class Linear(nn.Linear):

@@ -5,7 +5,7 @@ While a depth computes, the next one is read in another thread. The results are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from sky4.errors import Sky4Failure
 from sky4.model.blocks import Depths, PartT
-from sky4.model.checkpoint import check_fit, model_of, weight_files
-from sky4.model.transformer import JointTransformer
+from sky4.model.checkpoint import ModelT, check_fit, described, weight_files
+from sky4.model.refiner import refiner
+from sky4.model.transformer import Branch, JointTransformer
 
 Weights = dict[str, Tensor]
 
@@ -27,16 +28,26 @@ def stream_transformer(folder: Path, device: torch.device, dtype: torch.dtype | 
     Raises Sky4Failure for a folder that is not readable, and its subclass WeightsError for missing, extra or misshaped
     weights: all names and shapes are checked now.
     """
-    model = model_of(folder)
-    store = WeightStore(folder, device, dtype)
-    check_fit(str(folder), {name: w.shape for name, w in model.state_dict().items()}, store.shapes())
+    model = described(JointTransformer, folder)
+    owners = {"video.blocks": model.video, "audio.blocks": model.audio, "exchanges": model}
+    return _streamed(model, owners, WeightStore(folder, device, dtype))
+
+
+def stream_refiner(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Branch:
+    """As `stream_transformer`, the refiner that `folder` holds."""
+    model = described(refiner, folder)
+    return _streamed(model, {"blocks": model}, WeightStore(folder, device, dtype))
+
+
+def _streamed(model: ModelT, owners: Mapping[str, nn.Module], store: WeightStore) -> ModelT:
+    """owners: what holds the list of each place, such as video.blocks."""
+    check_fit(store.told, {name: w.shape for name, w in model.state_dict().items()}, store.shapes())
+    rest = [name for name in model.state_dict() if not name.startswith(tuple(f"{place}." for place in owners))]
+    _put(model, store.read(rest))
     reader = ThreadPoolExecutor(1, "sky4-weights")
-    for place, owner in (("video.blocks", model.video), ("audio.blocks", model.audio), ("exchanges", model)):
+    for place, owner in owners.items():
         name = place.rpartition(".")[2]
         setattr(owner, name, StreamedDepths(getattr(owner, name), place, store, reader))
-    streamed = tuple(f"{place}." for place in ("video.blocks", "audio.blocks", "exchanges"))
-    rest = store.read([name for name in model.state_dict() if not name.startswith(streamed)])
-    _put(model, rest)
     return model.eval()
 
 
@@ -44,7 +55,7 @@ class WeightStore:
     """The tensors of a folder of safetensors, read when they are asked for, in `dtype`, onto `device`."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype | None) -> None:
-        self._folder, self._device, self._dtype = folder, device, dtype
+        self.told, self._device, self._dtype = str(folder), device, dtype
         self._files: dict[str, Path] = {}
         for file in weight_files(folder):
             with self._opened(file) as weights:

@@ -5,15 +5,19 @@ B batch   N media tokens of a tower   N_t text tokens   D width   G timestep gro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sky4.config import TransformerConfig
 from sky4.inputs import TextInput, TowerInput
+from sky4.model.attention import Attention, DenseAttention, SparseAttention
 from sky4.model.blocks import Block, Depths, DualBlock, Exchange, SingleBlock
 from sky4.model.layers import Context, CrossAttention, Linear, Modulation, TimestepEmbedding, modulate
 from sky4.model.rope import rotation, temporal, with_still
+from sky4.ops.cubes import video_tiling
 from sky4.ops.joint_attention import join_masks
 
 __all__ = ["Branch", "JointTransformer", "TextInput", "TowerInput"]
@@ -22,10 +26,18 @@ __all__ = ["Branch", "JointTransformer", "TextInput", "TowerInput"]
 class Branch(nn.Module):
     """One tower: video, audio, or the refiner.
 
-    `in_channels`, `out_channels` per token; `reads_text` adds the text cross-attention (the video tower's).
+    `in_channels`, `out_channels` per token; `reads_text` adds the text cross-attention (the video tower's);
+    `attention` makes each block's self-attention.
     """
 
-    def __init__(self, config: TransformerConfig, in_channels: int, out_channels: int, reads_text: bool) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        in_channels: int,
+        out_channels: int,
+        reads_text: bool,
+        attention: Callable[[TransformerConfig], Attention] = DenseAttention,
+    ) -> None:
         super().__init__()
         self.config = config
         width = config.width
@@ -36,8 +48,8 @@ class Branch(nn.Module):
         self.shared_modulation = Linear(width, 6 * width) if config.modulation == "shared" else None
         reads_early = reads_text and config.text_cross_attention == "all"
         self.blocks: Depths[Block] = Depths(
-            [DualBlock(config, reads_early) for _ in range(config.dual_blocks)]
-            + [SingleBlock(config, reads_text) for _ in range(config.single_blocks)]
+            [DualBlock(config, reads_early, attention(config)) for _ in range(config.dual_blocks)]
+            + [SingleBlock(config, reads_text, attention(config)) for _ in range(config.single_blocks)]
         )
         self.head_modulation = Linear(width, 2 * width)
         self.head = Linear(width, out_channels)
@@ -79,6 +91,7 @@ class Branch(nn.Module):
                 joint_mask=join_masks([x, c], [media.mask, text.mask]),
                 text=c,
                 text_mask=text.mask,
+                cubes=None if media.cubes is None else (video_tiling(media.cubes.grid), media.cubes.density),
             ),
         )
 
@@ -143,6 +156,8 @@ def initialise(module: nn.Module) -> None:
             silent = [part.linear]
         elif isinstance(part, CrossAttention):
             silent = [part.out]
+        elif isinstance(part, SparseAttention):
+            silent = [part.gates]
         elif isinstance(part, Branch):
             silent = [part.shared_modulation, part.head_modulation, part.head]
         for linear in silent:

@@ -106,6 +106,11 @@ def cube_tiling(grid: Grid, cube: Grid = CUBE, residual_slab: bool = False) -> C
     return CubeTiling(grid, cube, residual_slab)
 
 
+def video_tiling(grid: Grid) -> CubeTiling:
+    """The cubes of a video's latents, 4n + 1 or any other number of frames long: a lone last frame lies in slabs."""
+    return cube_tiling(grid, residual_slab=True)
+
+
 @lru_cache(maxsize=64)
 def on_device(tiling: CubeTiling, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(order, inverse, starts) of a tiling on a device, brought there once."""

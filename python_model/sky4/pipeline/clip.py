@@ -75,17 +75,19 @@ class Clip:
     @property
     def fps(self) -> Fraction:
         """Of the written picture: a given video keeps its own."""
-        return self.request.fps if self._source is None else self._source.fps
+        return self.request.out_fps if self._source is None else self._source.fps
 
     @property
     def frame_count(self) -> int:
         if self._source is None:
-            return self.request.frames
+            return self.request.out_frames
         return max(1, min(self._source.frames, round(self.request.seconds * self._source.fps)))
 
     @cached_property
     def _source(self) -> VideoFacts | None:
-        return None if self.request.video is None else probe_video(self.request.video)
+        """Of a given video whose frames are written as they are."""
+        given = None if self.request.refinement is not None else self.request.video
+        return None if given is None else probe_video(given)
 
     @property
     def _pieces(self) -> list[Source | MadeWindow]:
@@ -130,7 +132,7 @@ class Clip:
         """Chunks [f, h, w, 3] of the size that the model works at."""
         for piece in self._pieces:
             if isinstance(piece, MadeWindow):
-                yield from piece.frames(self.components, *piece.window.shown)
+                yield from piece.shown(self.components)
             else:  # the source's own frames cover whatever stands here
                 yield from repeat(np.zeros((1, 1, 1, 3), np.uint8), piece.frames)
 

@@ -14,9 +14,9 @@ import torch
 from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder, VideoCodec
 from sky4.errors import RequestError, Sky4Failure
-from sky4.model.checkpoint import load_transformer
-from sky4.model.streaming import stream_transformer
-from sky4.model.transformer import JointTransformer
+from sky4.model.checkpoint import load_refiner, load_transformer
+from sky4.model.streaming import stream_refiner, stream_transformer
+from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.economy import Economy
@@ -24,7 +24,7 @@ from sky4.pipeline.model_folder import ModelFolder
 
 WHOLE_BYTES = 2**30  # weights up to here are hashed whole; of larger files the ends, or a start would take minutes
 END_BYTES = 2**20
-NETWORKS = ("text_encoder", "video_codec", "audio_codec", "transformer")
+NETWORKS = ("text_encoder", "video_codec", "audio_codec", "transformer", "refiner")
 
 
 @dataclass
@@ -84,6 +84,18 @@ class Components:
         if self.economy.stream:
             return stream_transformer(place, self.device, self.dtype).requires_grad_(False)
         return load_transformer(place, self.device, self.dtype, manifest.transformer).requires_grad_(False)
+
+    @cached_property
+    def refiner(self) -> Branch:
+        """RequestError where the model has none; Sky4Failure as of `transformer`."""
+        entry = self.folder.refiner()
+        place = self.folder.path / entry.path
+        if self.economy.stream:
+            model = stream_refiner(place, self.device, self.dtype)
+        else:
+            model = load_refiner(place, self.device, self.dtype, entry.transformer)
+        self._check_channels("refiner", model.config.video_channels, self.folder.manifest.transformer.video_channels)
+        return model.requires_grad_(False)
 
     @cached_property
     def video_codec(self) -> VideoCodec:

@@ -1,7 +1,7 @@
 """From a request to a clip: the one centre of every task.
 
-text -> keep mask, condition latents, references -> sampling -> latents, from which frames and sound are decoded; in
-windows that continue one another where the request says so, else in one.
+text -> keep mask, condition latents, references -> sampling -> latents, refined where the request says so, from which
+frames and sound are decoded; in windows that continue one another where the request says so, else in one.
 
 Legend: B = 1, C latent channels, T latent frames, h w latent grid, T_a audio tokens, F frames, S samples.
 """
@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
+from sky4.conditioning.keyframes import packed, unpacked
+from sky4.conditioning.refiner import KeyframeLatents
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Modality, State, sample, schedule
@@ -27,6 +30,7 @@ from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
+from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.validate import validate
@@ -70,10 +74,15 @@ def _windows(
     made: list[MadeWindow] = []
     for window in windows:
         given = _given(window, kept, shared.guide, request, geometry, components, say)
-        latents = _sampled(window, given, shared, request, geometry, components, say)
+        latents, keyframes = _sampled(window, given, shared, request, geometry, components, say)
         components.only("video_codec", "audio_codec")
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
+        if given.high is not None and latents[0] is not None:
+            text = shared.texts["positive"]
+            components.only("refiner")
+            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         made.append(one)
     return tuple(made)
 
@@ -105,11 +114,19 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
 
 @dataclass(frozen=True)
 class _Given:
-    """What a window is given: kept latents and their mask, and the latents of the modality that is given whole."""
+    """What a window is given: kept latents and their mask, the latents of the modality that is given whole, and the
+    grid that it is refined to."""
 
     condition: VideoCondition | None
     video: Tensor | None
     audio: Tensor | None
+    high: HighGrid | None
+
+    def leaves_nothing(self, request: ClipRequest) -> bool:
+        """Whether every latent that is wanted is given, so that there is nothing to sample."""
+        if request.wants_audio:
+            return False
+        return self.video is not None or (self.condition is not None and bool((self.condition.keep_mask > 0.5).all()))
 
 
 def _given(
@@ -123,16 +140,18 @@ def _given(
 ) -> _Given:
     say("conditions", 0, 1)
     components.only("video_codec", "audio_codec")
-    condition = video = audio = None
+    condition = video = audio = high = None
+    inside = in_window(request, window)
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
-        condition = video_condition(in_window(request, window), geometry, components.video_codec, continued, guide)
+        condition = video_condition(inside, geometry, components.video_codec, continued, guide)
+        high = high_grid(inside, geometry, components)
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
     if request.audio is not None:
         audio = given_audio(request.audio, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
-    return _Given(condition, video, audio)
+    return _Given(condition, video, audio, high)
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:
@@ -152,34 +171,55 @@ def _sampled(
     geometry: ClipGeometry,
     components: Components,
     say: Progress,
-) -> State:
-    """(video latents [1, C, T, h, w], audio latents [1, T_a, C]), float32; None where a tower does not run."""
-    components.only("transformer")
-    model, device = components.transformer, components.device
-    video_noise = audio_noise = None
+) -> tuple[State, KeyframeLatents | None]:
+    """((video latents [1, C, T, h, w], audio latents [1, T_a, C]), the keyframes of the refined clip), float32.
+
+    None where a tower does not run and where no keyframes are made.
+    """
+    if given.leaves_nothing(request):
+        return (given.condition.latents if given.video is None and given.condition else given.video, given.audio), None
+    channels, device = components.folder.manifest.transformer.video_channels, components.device
+    video_noise = audio_noise = plan = None
     if request.runs_video:
-        shape = (model.config.video_channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
+        shape = (channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         video_noise = noise(shape, request.seed, "video", window.index)[None].to(device)
+        size = geometry.frames, geometry.height, geometry.width
+        black = partial(components.video_codec.black, *size)
+        plan = keyframe_plan(given.high, black, channels, request.seed, window.index)
     if request.runs_audio:
-        tokens = (geometry.audio_tokens, model.config.audio_channels)
+        tokens = (geometry.audio_tokens, components.folder.manifest.transformer.audio_channels)
         audio_noise = noise(tokens, request.seed, "audio", window.index)[None].to(device)
     guidance = Guidance(request.guidance, request.audio_guidance, batched=not components.economy.apart)
     held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
     conditions = replace(
-        shared, condition=given.condition, video_noise=video_noise, held=held, start=float(window.time)
+        shared,
+        condition=given.condition,
+        video_noise=video_noise,
+        held=held,
+        start=float(window.time),
+        keyframes=plan,
     )
+    start = video_noise if given.video is None else given.video
+    if plan is not None and start is not None:
+        start = packed(start, plan.noise)
+    components.only("transformer")
     stage = f"sampling {window.index + 1}" if window.index else "sampling"
     say(stage, 0, request.steps)
     video, audio = sample(
-        guided(model_velocity(model, conditions), guidance),
-        (video_noise if given.video is None else given.video, audio_noise if given.audio is None else given.audio),
+        guided(model_velocity(components.transformer, conditions), guidance),
+        (start, audio_noise if given.audio is None else given.audio),
         schedule(request.steps, request.shift, hold=held),
         request.sampler,
         on_step=lambda step, steps, _: say(stage, step, steps),
     )
+    keyframes = None
+    if plan is not None and given.high is not None and video is not None and video_noise is not None:
+        video, latents = unpacked(video, video_noise.shape, plan.noise.shape)
+        rate = given.high.refinement.rate
+        keyframes = KeyframeLatents(restore_kept(latents, plan.condition), tuple(rate * at for at in plan.frames))
     if video is not None and conditions.condition is not None:
         video = restore_kept(video, conditions.condition)
-    return video, audio
+    return (video, audio), keyframes
 
 
 @contextmanager

@@ -44,6 +44,19 @@ class TextEncoderEntry:
 
 
 @dataclass(frozen=True)
+class RefinerEntry:
+    """Where the refiner lies, its transformer, and how it is used: sampling steps, the share of the cubes that each
+    cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share."""
+
+    path: str
+    transformer: TransformerConfig
+    steps: int = 4
+    density: float = 1 / 3
+    tile: tuple[int, int, int] = (17, 16, 16)
+    overlap: tuple[int, int, int] = (4, 4, 4)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """model.json, as it stands in the file."""
 
@@ -57,6 +70,7 @@ class Manifest:
     defaults: Defaults
     notes: Mapping[str, Any] = field(default_factory=dict)
     trained_references: int = 4  # so many of one clip; more are served, with a note
+    refiner: RefinerEntry | None = None  # a model without one makes clips of its own size
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,20 @@ class ModelFolder:
         best = min(sorted(itertools.product(columns, rows)), key=off)
         return best[0] * self.cell, best[1] * self.cell
 
-    def geometry(self, width: int, height: int, frames: int, fps: Fraction) -> ClipGeometry:
+    def refiner(self, flag: str = "--refine") -> RefinerEntry:
+        """RequestError where the model has none."""
+        if self.manifest.refiner is None:
+            raise RequestError(
+                f"{flag}: --model {self.path} holds no refiner; train one with `sky4 train refiner`, or name another"
+            )
+        return self.manifest.refiner
+
+    def geometry(
+        self, width: int, height: int, frames: int, fps: Fraction, flag: str = "--size"
+    ) -> ClipGeometry:
         """The sizes of what the model makes for such a clip: frames rounded up to what the codec can make.
 
-        RequestError for a width or height that it cannot make, with the nearest that it can.
+        RequestError for a width or height that it cannot make, with the nearest that it can; flag: what asked for it.
         """
         step = self.temporal_compression
         try:
@@ -133,7 +157,7 @@ class ModelFolder:
                 patch=self.manifest.transformer.patch,
             )
         except ValueError as error:
-            raise RequestError(f"--size {width}x{height}: {error}") from error
+            raise RequestError(f"{flag} {width}x{height}: {error}") from error
 
 
 def _manifest(path: Path) -> Manifest:

@@ -17,6 +17,7 @@ from sky4.config import config_from_dict, config_to_dict
 from sky4.errors import RequestError
 from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion
+from sky4.pipeline.refinement import Refinement
 from sky4.prompting.references import ReferenceFile, kind_of
 
 Outputs = Literal["both", "video", "audio", "still"]
@@ -106,9 +107,11 @@ class ClipRequest:
     canvas: Canvas | None = None
     segments: Segments | None = None
     soundtrack: Soundtrack | None = None
+    refinement: Refinement | None = None
 
     def __post_init__(self) -> None:
-        _require(bool(self.prompt.strip()), "--prompt is empty; describe the clip in a sentence")
+        told = bool(self.prompt.strip()) or self.gives_all
+        _require(told, "--prompt is empty; describe the clip in a sentence")
         _within("--size", "width", self.width, 1, MAX_SIDE)
         _within("--size", "height", self.height, 1, MAX_SIDE)
         longest = MAX_FRAMES if self.segments is None else MAX_JOINED_FRAMES
@@ -136,6 +139,8 @@ class ClipRequest:
             _require(self.outputs in ("both", "video"), f"--audio drives a picture; drop --only {self.outputs}")
         if self.soundtrack is not None:
             self._check_soundtrack(self.soundtrack)
+        if self.refinement is not None:
+            self._check_refine(self.refinement)
         if self.outputs == "audio":
             _require(not given, f"{' and '.join(given)} cannot shape a sound alone; drop --only audio")
         if self.outputs == "still":
@@ -169,6 +174,18 @@ class ClipRequest:
         both = next((name for name in self.mask_names if name in names), None)
         _require(both is None, f"--mask {both} and --ref {both} have one name; choose another for one of them")
 
+    def _check_refine(self, refinement: Refinement) -> None:
+        _require(self.wants_video, f"{refinement.flag} needs a picture, and the output is a sound alone; drop one of them")
+        _within(refinement.flag, "width", refinement.width, 1, MAX_SIDE)
+        _within(refinement.flag, "height", refinement.height, 1, MAX_SIDE)
+        refinement.check_above(self.width, self.height, "the picture that is refined")
+        still = "of one picture there are no frames to put more between"
+        kept = "kept frames have the source's own rate; use `sky4 refine` on the result for twice as many"
+        for holds, why in ((self.frames > 1, still), (self.canvas is None and self.segments is None, kept)):
+            _require(refinement.rate == 1 or holds, f"{refinement.flag} at {float(self.fps * 2):g} frames a second: {why}")
+        made = self.video is None and not self.gives_all
+        _require(made or not refinement.keyframes, "--keyframes are made with the picture, which is given; drop them")
+
     def _check_soundtrack(self, soundtrack: Soundtrack) -> None:
         if soundtrack.mix or (self.segments is not None and self.wants_audio):
             fits, made = self.outputs == "both", "adds the made sound"
@@ -186,6 +203,22 @@ class ClipRequest:
     def wants_video(self) -> bool:
         """Whether pictures are written."""
         return self.outputs != "audio"
+
+    @property
+    def gives_all(self) -> bool:
+        """Whether a source gives every pixel of every frame and no sound is made: what is left is to refine it."""
+        whole = any(source.region is None and source.frames == self.frames for source in self.sources)
+        return whole and not self.wants_audio and self.audio is None
+
+    @property
+    def out_fps(self) -> Fraction:
+        """Of the written picture."""
+        return self.fps * (1 if self.refinement is None else self.refinement.rate)
+
+    @property
+    def out_frames(self) -> int:
+        """Of the written picture."""
+        return self.frames * (1 if self.refinement is None else self.refinement.rate)
 
     @property
     def runs_video(self) -> bool:

@@ -14,6 +14,7 @@ from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import check_segments, whole_source
+from sky4.pipeline.refinement import Refinement
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
@@ -24,12 +25,15 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
 
     RequestError, naming flag, value and remedy, for whatever would fail later.
     """
-    require_clean(request.prompt, request.names)
+    if request.prompt.strip():
+        require_clean(request.prompt, request.names)
     if request.negative_prompt.strip():
         require_clean(request.negative_prompt, request.names)
     frames = request.frames if request.segments is None else request.segments.frames
     geometry = model.geometry(request.width, request.height, frames, request.fps)
     check_segments(request, geometry)
+    if request.refinement is not None:
+        _check_refine(request.refinement, model, geometry)
     if request.runs_audio and geometry.audio_tokens == 0:
         raise RequestError(
             f"--frames {frames} at {request.fps} frames a second is shorter than the least sound of "
@@ -37,6 +41,23 @@ def validate(request: ClipRequest, model: ModelFolder) -> ClipGeometry:
         )
     _check_files(request)
     return geometry
+
+
+def refined_geometry(refinement: Refinement, model: ModelFolder, geometry: ClipGeometry) -> ClipGeometry:
+    """The sizes of what is made at once, refined. RequestError for a size that the codec cannot make."""
+    frames = (geometry.frames - 1) * refinement.rate + 1
+    return model.geometry(refinement.width, refinement.height, frames, geometry.fps * refinement.rate, refinement.flag)
+
+
+def _check_refine(refinement: Refinement, model: ModelFolder, geometry: ClipGeometry) -> None:
+    entry = model.refiner(refinement.flag)
+    if entry.transformer.patch != model.manifest.transformer.patch:
+        raise RequestError(f"{refinement.flag}: the refiner of --model {model.path} has another patch than its transformer")
+    refined_geometry(refinement, model, geometry)
+    beyond = [frame for frame in refinement.keyframes if frame >= geometry.latent_frames]
+    if beyond:
+        last = geometry.latent_frames - 1
+        raise RequestError(f"--keyframes: {beyond[0]} is outside the latent frames 0 to {last} that are made at once")
 
 
 def check_sound(request: ClipRequest, out: Path) -> None:
@@ -57,13 +78,13 @@ def warnings(request: ClipRequest, model: ModelFolder, geometry: ClipGeometry) -
     geometry: what the model makes at once, as `validate` returned it.
     """
     implied = [reference.name for reference in request.references if reference.implied]
-    faults = check_prompt(request.prompt, request.names, implied)
+    faults = check_prompt(request.prompt, request.names, implied) if request.prompt.strip() else []
     said = [str(fault) for fault in faults if fault.severity == "warning"]
     trained, given = model.manifest.trained_references, len(request.references)
     if given > trained:
         said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
     frames = min(request.frames, geometry.frames)
-    if frames > model.defaults.frames:
+    if frames > model.defaults.frames and not request.gives_all:
         said.append(
             f"{frames} frames are made at once and the model was trained on up to {model.defaults.frames}; "
             "what comes later may be worse"

@@ -20,8 +20,10 @@ from sky4.conditioning import (
     assemble_audio,
     assemble_video,
     audio_velocity,
+    keyframe_velocity,
     video_velocity,
 )
+from sky4.conditioning.keyframes import KeyframePlan, packed, unpacked
 from sky4.conditioning.inpaint import on_path, path_velocity
 from sky4.diffusion.guidance import Evaluate, Prompt
 from sky4.diffusion.sampler import Modality, State, Times
@@ -36,6 +38,7 @@ class Conditions:
     video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
     start: where the window lies on the running time axis of a clip that is made in several, in latent frames.
     guide [1, C, T, h, w]: what I holds where nothing is kept, in place of the latent of a black clip.
+    keyframes: what is made beside the sequence; the state then is both, packed (conditioning/keyframes.py).
     """
 
     texts: Mapping[Prompt, TextInput]
@@ -48,6 +51,7 @@ class Conditions:
     held: Modality | None = None
     start: float = 0.0
     guide: Tensor | None = None
+    keyframes: KeyframePlan | None = None
 
 
 def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:
@@ -66,12 +70,20 @@ def _video_input(noisy: Tensor | None, t: float, given: Conditions, copies: int)
     if noisy is None:
         return None
     assert given.condition is not None and given.video_noise is not None
-    condition = given.condition.repeat(copies)
+    condition, seen, keyframes = given.condition.repeat(copies), given.video_references, None
+    if given.keyframes is not None:
+        noisy, high = unpacked(noisy, condition.latents.shape, given.keyframes.noise.shape)
+        keyframes = given.keyframes.at(high, t, copies)
     noisy = on_path(noisy, given.video_noise, condition, t)
-    seen = given.video_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
     return assemble_video(
-        noisy, condition, seen and seen.repeat(copies), timestep, patch=given.patch, start=given.start
+        noisy,
+        condition,
+        seen and seen.repeat(copies),
+        timestep,
+        patch=given.patch,
+        start=given.start,
+        keyframes=keyframes,
     )
 
 
@@ -90,8 +102,13 @@ def _seen(
     if made is None or tower is None or noisy is None or given.held == "video":
         return None
     assert given.condition is not None and given.video_noise is not None
-    velocity = video_velocity(made, tower.reference_tokens, noisy.shape, given.patch).to(noisy.dtype)
-    return path_velocity(velocity, given.video_noise, given.condition.repeat(copies))
+    condition = given.condition.repeat(copies)
+    velocity = video_velocity(made, tower.reference_tokens, condition.latents.shape, given.patch).to(noisy.dtype)
+    velocity = path_velocity(velocity, given.video_noise, condition)
+    if given.keyframes is None:
+        return velocity
+    high = keyframe_velocity(made, given.keyframes.condition.latents.shape, given.patch).to(noisy.dtype)
+    return packed(velocity, given.keyframes.velocity(high, copies))
 
 
 def _heard(made: Tensor | None, tower: TowerInput | None, given: Conditions) -> Tensor | None:

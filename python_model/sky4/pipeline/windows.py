@@ -31,12 +31,29 @@ Frames = NDArray[np.uint8]  # [f, H, W, 3]
 class MadeWindow:
     """latents: (video [1, C, T, h, w], audio [1, T_a, C]), None where the tower did not run.
 
-    match: what gives its frames the colours of those that it keeps; None where it keeps none.
+    match: what gives its frames the colours of those that it keeps; None where it keeps none. rate: frames that the
+    latents hold for each of the window's.
     """
 
     window: Window
     latents: State
     match: ColourMatch | None = None
+    rate: int = 1
+
+    def shown(self, components: Components) -> Iterator[Frames]:
+        """The frames that become the clip's, `rate` for each of the window's, in chunks [f, H, W, 3].
+
+        Of n frames at twice the rate the codec makes 2n - 1: the last one is held.
+        """
+        begin, end = (frame * self.rate for frame in self.window.shown)
+        left = end - begin
+        last: Frames | None = None
+        for chunk in self.frames(components, begin, end):
+            left -= len(chunk)
+            last = chunk[-1:]
+            yield chunk
+        if left and last is not None:
+            yield np.repeat(last, left, axis=0)
 
     def frames(self, components: Components, begin: int, end: int) -> Iterator[Frames]:
         """Its own frames [begin, end) in chunks [f, H, W, 3], decoded as they are asked for and matched in colour."""
@@ -55,7 +72,8 @@ class MadeWindow:
         """Decoded frames, the first of which is its own frame `first`, in the colours of what it continues."""
         if self.match is None:
             return frames
-        return self.match.apply(frames, [self.window.strength(first + index) for index in range(len(frames))])
+        at = [(first + index) // self.rate for index in range(len(frames))]
+        return self.match.apply(frames, [self.window.strength(frame) for frame in at])
 
     def sound(self, codec: AudioCodec, request: ClipRequest, geometry: ClipGeometry) -> SoundPiece:
         """Its sound where the clip has it, as long as whole audio tokens last. Sky4Failure where it is not finite."""

@@ -1,4 +1,4 @@
-"""`sky4 train video-codec | audio-codec | text-encoder CONFIG`: from a YAML file to a trained, exported network."""
+"""`sky4 train video-codec | audio-codec | text-encoder | refiner CONFIG`: from a YAML file to an exported network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from sky4.config import config_from_dict
 from sky4.train.frozen import FitConfig, Problem, fit, start_from
 from sky4.train.settings import read_mapping
 
-Network = Literal["video-codec", "audio-codec", "text-encoder"]
+Network = Literal["video-codec", "audio-codec", "text-encoder", "refiner"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def train_frozen(
     network: Network, settings: FrozenSettings, max_minutes: float | None, say: Callable[[str], None] = print
 ) -> bool:
     """Train (or go on), and export where all samples are consumed; returns whether they are."""
-    problem, export = _problem(network, settings)
+    problem, export = _problem(network, settings, say)
     folder = Path(settings.folder)
     if settings.init is not None:
         start_from(problem, Path(settings.init))  # a checkpoint of this run, if there is one, replaces it
@@ -43,7 +43,9 @@ def train_frozen(
     return done
 
 
-def _problem(network: Network, settings: FrozenSettings) -> tuple[Problem, Callable[[Path], dict[str, float]]]:
+def _problem(
+    network: Network, settings: FrozenSettings, say: Callable[[str], None]
+) -> tuple[Problem, Callable[[Path], dict[str, float]]]:
     # Each network's libraries take seconds to import: only the one that is trained is.
     if network == "video-codec":
         from sky4.train import video_codec as video
@@ -59,6 +61,13 @@ def _problem(network: Network, settings: FrozenSettings) -> tuple[Problem, Calla
             config_from_dict(audio.AudioCodecConfig, settings.network, "config.network"), settings.device
         )
         return heard, lambda folder: audio.export(heard, folder)
+    if network == "refiner":
+        from sky4.train import refiner
+
+        refines = refiner.RefinerProblem(
+            config_from_dict(refiner.RefinerConfig, settings.network, "config.network"), settings.device, say
+        )
+        return refines, lambda folder: refiner.export(refines, folder)
     from sky4.train import text_encoder as text
 
     read = text.TextEncoderProblem(
