@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
     from sky4.pipeline.request import Outputs, Source
 
+# What a preset is planned for where nothing is asked for: 1080p, 32 frames a second, 481 of them.
+PUBLISHED_SIZE, PUBLISHED_KEYFRAMES = "1920x1088@32", "5"
+
 EXAMPLES = (
     'sky4 generate --prompt "a red circle bounces on the ground <sfx>a low drum at each bounce</sfx>" -o circle.mp4',
     'sky4 generate --image first.png --prompt "a yellow square moves right" --seconds 2 -o square.mp4',
@@ -85,6 +88,10 @@ def generate(
     refine: RefineTo = None,
     keyframes: KeyframesAt = None,
     model: Model = None,
+    preset: Annotated[
+        Literal["1b", "full"] | None,
+        typer.Option("--preset", help="With --dry-run: plan with this architecture, which has no weights yet."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
@@ -95,10 +102,10 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Make a clip from a prompt, and from pictures, video or sound where given."""
-    from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.model_folder import BUNDLED
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
-    from sky4cli.make import Engine, make_clips, variation_paths
+    from sky4cli.make import Engine, folder_of, make_clips, variation_paths
     from sky4cli.requests import Sampling, Shape, outputs_for, request_of
 
     if audio is not None and not drive:
@@ -111,7 +118,11 @@ def generate(
     outputs = outputs_for(out, only)
     paths = variation_paths(out, variations, force)
     references = resolve_references(ref or [])
-    folder = ModelFolder.read(model or BUNDLED)
+    if preset is not None:
+        _check_preset(preset, model, dry_run)
+        if refine is None and size is None:
+            refine, keyframes = PUBLISHED_SIZE, keyframes or PUBLISHED_KEYFRAMES
+    folder = folder_of(model or BUNDLED, preset)
     defaults = folder.defaults
     rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
@@ -126,8 +137,18 @@ def generate(
     )
     request = with_refinement(request, folder, refine, keyframes)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
+        memory_bytes = parse_memory(memory)
+        engine = Engine(
+            folder.path, device, dtype, attention_backend, memory=memory_bytes, dry_run=dry_run, preset=preset
+        )
         make_clips(request, engine, paths, force, reporter, enhancer=enhance)
+
+
+def _check_preset(preset: str, model: Path | None, dry_run: bool) -> None:
+    if model is not None:
+        raise RequestError(f"--preset {preset} and --model {model} are both given; drop one of them")
+    if not dry_run:
+        raise RequestError(f"--preset {preset} has no weights to make a clip with; add --dry-run, or give a --model")
 
 
 def frames_wanted(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sky4.config import config_from_dict
 from sky4.errors import RequestError
-from sky4.pipeline.economy import Economy
+from sky4.pipeline.economy import NO_ECONOMY, Economy
 from sky4cli.console import Reporter
 from sky4cli.startup import load_libraries
 
@@ -37,7 +37,7 @@ class Engine:
     threads: int | None = None
     memory: int | None = None
     dry_run: bool = False
-    economy: Economy = Economy()
+    economy: Economy = NO_ECONOMY
     preset: str | None = None
 
 

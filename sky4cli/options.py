@@ -87,7 +87,9 @@ EncodeAudio = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", metavar="SIZE", help="Stay within this, such as 12G, by what is offloaded and in which dtype."),
+    typer.Option(
+        "--memory", metavar="SIZE", help="Stay within this, such as 12G, by what is offloaded and in which dtype."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell what it would take, stage by stage, and make nothing; loads no weights.")

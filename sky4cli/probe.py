@@ -123,7 +123,6 @@ class _Writing:
         self._laps.add("mux", wall - self._decoding[0], cpu - self._decoding[1])
 
 
-
 def _copy_rate() -> float:
     """Bytes a second that one thread copies in memory."""
     block = bytes(2**26)

@@ -12,14 +12,17 @@ from sky4.errors import RequestError
 from sky4cli.options import (
     Backend,
     Device,
+    DryRun,
     Dtype,
     Force,
     From,
     Json,
+    Memory,
     Model,
     PartSeconds,
     Quiet,
     Seed,
+    parse_memory,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ def refine(
     video: Annotated[Path, typer.Argument(metavar="VIDEO|PICTURE", help="The clip to refine; its sound stays.")],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What is seen; default: the prompt in the file's recipe, if any."),
+        typer.Option(
+            "--prompt", metavar="TEXT", help="What is seen; default: the prompt in the file's recipe, if any."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -50,7 +55,8 @@ def refine(
         str, typer.Option("--size", metavar="WxH|Nx", help="Pixels, or so many times the clip's: 1280x720, 1.5x.")
     ] = "2x",
     fps: Annotated[
-        str | None, typer.Option("--fps", metavar="R", help="The clip's own frames a second, or (default) twice as many.")
+        str | None,
+        typer.Option("--fps", metavar="R", help="The clip's own frames a second, or (default) twice as many."),
     ] = None,
     start: From = None,
     seconds: PartSeconds = None,
@@ -63,6 +69,8 @@ def refine(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -102,7 +110,7 @@ def refine(
         refinement=target,
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        engine = Engine(folder.path, device, dtype, attention_backend)
+        engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
         make_clips(request, engine, paths, force, reporter, notes=(*file.notes, *notes, *more))
 
 
@@ -127,9 +135,7 @@ def worked_size(file: SourceFile, refine: Refinement, folder: ModelFolder) -> tu
     width = min(Fraction(file.width), Fraction(file.height * refine.width, refine.height))
     sides = width, width * refine.height / refine.width
     limits = refine.width, refine.height
-    columns, rows = (
-        max(cell, min(round(side / cell) * cell, most)) for side, most in zip(sides, limits, strict=True)
-    )
+    columns, rows = (max(cell, min(round(side / cell) * cell, most)) for side, most in zip(sides, limits, strict=True))
     return columns, rows
 
 

@@ -55,7 +55,9 @@ def with_refinement(
     entry = folder.refiner()
     size, at, fps = target.partition("@")
     width, height = size_of("--refine", size, request.width, request.height, folder.cell)
-    refine = Refinement(width, height, entry.steps, rate_of("--refine", fps, request.fps) if at else _usual_rate(request))
+    refine = Refinement(
+        width, height, entry.steps, rate_of("--refine", fps, request.fps) if at else _usual_rate(request)
+    )
     if keyframes is not None:
         refine = replace(refine, keyframes=latent_frames_of(keyframes, request, folder))
     return replace(request, refinement=refine)

@@ -19,7 +19,7 @@ from sky4.model.streaming import stream_refiner, stream_transformer
 from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
-from sky4.pipeline.economy import Economy
+from sky4.pipeline.economy import NO_ECONOMY, Economy
 from sky4.pipeline.model_folder import ModelFolder
 
 WHOLE_BYTES = 2**30  # weights up to here are hashed whole; of larger files the ends, or a start would take minutes
@@ -36,7 +36,7 @@ class Components:
     dtype: torch.dtype
     backend: str
     threads: int
-    economy: Economy = Economy()
+    economy: Economy = NO_ECONOMY
 
     @classmethod
     def load(
@@ -63,7 +63,7 @@ class Components:
                 select("joint_attention", head, backend)
             except ValueError as error:
                 raise RequestError(f"--attention-backend {backend} does not fit: {error}") from None
-        return cls(folder, place, precision, backend, use_threads(threads), economy or Economy())
+        return cls(folder, place, precision, backend, use_threads(threads), economy or NO_ECONOMY)
 
     def only(self, *names: str) -> None:
         """What comes needs no network but these: the economy may let go of the others, until they are asked for again.

@@ -42,6 +42,8 @@ class Economy:
             "chunk": f"{self.chunk} latent frames are coded at once",
             "weights": f"the transformer's weights are {self.weights}",
         }
-        default = Economy()
-        told = [said[f.name] for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+        told = [said[f.name] for f in fields(self) if getattr(self, f.name) != f.default]
         return "; ".join(told) or "everything stays in memory"
+
+
+NO_ECONOMY = Economy()

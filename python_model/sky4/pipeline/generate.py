@@ -82,6 +82,7 @@ def _windows(
             text = shared.texts["positive"]
             components.only("refiner")
             high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         made.append(one)
     return tuple(made)

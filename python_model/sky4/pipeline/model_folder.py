@@ -136,9 +136,7 @@ class ModelFolder:
             )
         return self.manifest.refiner
 
-    def geometry(
-        self, width: int, height: int, frames: int, fps: Fraction, flag: str = "--size"
-    ) -> ClipGeometry:
+    def geometry(self, width: int, height: int, frames: int, fps: Fraction, flag: str = "--size") -> ClipGeometry:
         """The sizes of what the model makes for such a clip: frames rounded up to what the codec can make.
 
         RequestError for a width or height that it cannot make, with the nearest that it can; flag: what asked for it.

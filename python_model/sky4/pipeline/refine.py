@@ -23,8 +23,8 @@ from sky4.media import probe_video
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import video_condition
-from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.validate import refined_geometry
 
 Say = Callable[[str, int, int], None]
@@ -55,7 +55,9 @@ def high_grid(request: ClipRequest, geometry: ClipGeometry, components: Componen
     high = refined_geometry(refinement, components.folder, geometry)
     frames = min(request.frames * refinement.rate, high.frames)
     sources = tuple(
-        _moved(source, request, refinement.rate, frames) for source in request.sources if _is_high(source, request, refinement)
+        _moved(source, request, refinement.rate, frames)
+        for source in request.sources
+        if _is_high(source, request, refinement)
     )
     if not sources:
         return HighGrid(refinement, high, None)

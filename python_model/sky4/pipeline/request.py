@@ -175,14 +175,18 @@ class ClipRequest:
         _require(both is None, f"--mask {both} and --ref {both} have one name; choose another for one of them")
 
     def _check_refine(self, refinement: Refinement) -> None:
-        _require(self.wants_video, f"{refinement.flag} needs a picture, and the output is a sound alone; drop one of them")
+        _require(
+            self.wants_video, f"{refinement.flag} needs a picture, and the output is a sound alone; drop one of them"
+        )
         _within(refinement.flag, "width", refinement.width, 1, MAX_SIDE)
         _within(refinement.flag, "height", refinement.height, 1, MAX_SIDE)
         refinement.check_above(self.width, self.height, "the picture that is refined")
         still = "of one picture there are no frames to put more between"
         kept = "kept frames have the source's own rate; use `sky4 refine` on the result for twice as many"
         for holds, why in ((self.frames > 1, still), (self.canvas is None and self.segments is None, kept)):
-            _require(refinement.rate == 1 or holds, f"{refinement.flag} at {float(self.fps * 2):g} frames a second: {why}")
+            _require(
+                refinement.rate == 1 or holds, f"{refinement.flag} at {float(self.fps * 2):g} frames a second: {why}"
+            )
         made = self.video is None and not self.gives_all
         _require(made or not refinement.keyframes, "--keyframes are made with the picture, which is given; drop them")
 

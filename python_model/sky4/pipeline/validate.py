@@ -12,9 +12,9 @@ from sky4.media import check_continuable, check_soundtrack, kept_sound, probe_au
 from sky4.media.mask_frames import check_region
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.model_folder import ModelFolder
+from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import check_segments, whole_source
-from sky4.pipeline.refinement import Refinement
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
@@ -52,7 +52,9 @@ def refined_geometry(refinement: Refinement, model: ModelFolder, geometry: ClipG
 def _check_refine(refinement: Refinement, model: ModelFolder, geometry: ClipGeometry) -> None:
     entry = model.refiner(refinement.flag)
     if entry.transformer.patch != model.manifest.transformer.patch:
-        raise RequestError(f"{refinement.flag}: the refiner of --model {model.path} has another patch than its transformer")
+        raise RequestError(
+            f"{refinement.flag}: the refiner of --model {model.path} has another patch than its transformer"
+        )
     refined_geometry(refinement, model, geometry)
     beyond = [frame for frame in refinement.keyframes if frame >= geometry.latent_frames]
     if beyond:

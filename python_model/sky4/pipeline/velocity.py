@@ -23,8 +23,8 @@ from sky4.conditioning import (
     keyframe_velocity,
     video_velocity,
 )
-from sky4.conditioning.keyframes import KeyframePlan, packed, unpacked
 from sky4.conditioning.inpaint import on_path, path_velocity
+from sky4.conditioning.keyframes import KeyframePlan, packed, unpacked
 from sky4.diffusion.guidance import Evaluate, Prompt
 from sky4.diffusion.sampler import Modality, State, Times
 from sky4.inputs import TextInput, TowerInput

@@ -1,8 +1,9 @@
 """What a machine was measured to do, kept for later plans: seconds and memory of each stage on a few sizes.
 
-Between the sizes, and somewhat beyond them, a stage's seconds are a sum of its operations, FLOPs of each kind and bytes,
-each at a rate of its own, found by least squares without negative rates. Its peak memory is a sum of what the process
-needs anyway, its weights, and what the stage itself holds.
+Between the sizes, and somewhat beyond them, a stage's seconds are a sum of its operations, FLOPs of each kind and
+bytes, each at a rate of its own, found by least squares without negative rates. Its peak memory is a sum of what the
+process needs anyway, the weights, what the stage itself holds in large blocks, and the most that was ever in small ones:
+the system gets the former back, the heap keeps the latter.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One stage of one measured run. live_bytes: what it was counted to hold; weight_bytes: of all networks loaded by
-    then; earlier_bytes: the most that an earlier stage was counted to hold."""
+    """One stage of one measured run. mapped_bytes: what it was counted to hold in large blocks; heap_bytes: the most
+    that it or an earlier stage was counted to hold in small ones; weight_bytes: of all networks loaded by then."""
 
     stage: str
     cost: Mapping[str, int]
-    live_bytes: int
+    mapped_bytes: int
+    heap_bytes: int
     weight_bytes: int
-    earlier_bytes: int
     seconds: float
     cpu_seconds: float
     peak_bytes: int
@@ -54,13 +55,13 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one stage. seconds: of each of FEATURES. The memory of a stage that holds x bytes after one that held y, with
-    weights w, is rest_bytes + w + of_live · x + of_earlier · y."""
+    """Of one stage. seconds: of each of FEATURES. Its memory is rest_bytes, the weights, and of what was counted in
+    large and in small blocks of_mapped and of_heap times as much."""
 
     seconds: tuple[float, ...]
     rest_bytes: float
-    of_live: float
-    of_earlier: float
+    of_mapped: float
+    of_heap: float
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class Calibration:
             return None
         return sum(rate * value for rate, value in zip(rates.seconds, features(cost, runs), strict=True))
 
-    def peak_bytes(self, stage: str, live: int, weights: int, earlier: int) -> int | None:
+    def peak_bytes(self, stage: str, mapped: int, heap: int, weights: int) -> int | None:
+        """As a Sighting counts them; None for a stage that was not measured."""
         rates = self.rates.get(stage)
         if rates is None:
             return None
-        return round(rates.rest_bytes + weights + rates.of_live * live + rates.of_earlier * earlier)
+        return round(rates.rest_bytes + weights + rates.of_mapped * mapped + rates.of_heap * heap)
 
 
 def features(cost: Cost, runs: int = 1) -> tuple[float, ...]:
@@ -109,9 +111,10 @@ def _rates(seen: Sequence[Sighting]) -> Rates:
     times = [[1.0, *(float(one.cost[name]) for name in FEATURES[1:])] for one in seen]
     # relative errors: a short run counts as much as a long one
     seconds = _least_squares(times, [one.seconds for one in seen], relative=True)
-    memory = [[1.0, float(one.live_bytes), float(one.earlier_bytes)] for one in seen]
-    rest, live, earlier = _least_squares(memory, [float(one.peak_bytes - one.weight_bytes) for one in seen])
-    return Rates(tuple(seconds), rest, live, earlier)
+    memory = [[1.0, float(one.heap_bytes)] for one in seen]
+    # large blocks are what they are: too few of the measured sizes have any, so that nothing is fitted of them
+    rest, heap = _least_squares(memory, [float(one.peak_bytes - one.weight_bytes - one.mapped_bytes) for one in seen])
+    return Rates(tuple(seconds), rest, 1.0, heap)
 
 
 def _least_squares(rows: list[list[float]], wanted: list[float], relative: bool = False) -> list[float]:
@@ -148,7 +151,9 @@ def save(calibration: Calibration) -> Path:
         partial.write_text(json.dumps(asdict(calibration), indent=1) + "\n", "utf-8")
         partial.replace(path)
     except OSError as error:
-        raise Sky4Failure(f"the calibration cannot be written to {path} ({error.strerror}); set XDG_CACHE_HOME") from error
+        raise Sky4Failure(
+            f"the calibration cannot be written to {path} ({error.strerror}); set XDG_CACHE_HOME"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -13,16 +13,21 @@ from sky4.geometry import ClipGeometry
 from sky4.pipeline.devices import physical_cores, processor
 from sky4.pipeline.request import ClipRequest
 from sky4.planning.calibration import Calibration, Facts, Sighting, fitted, model_key
-from sky4.planning.plan import live_bytes
+from sky4.planning.plan import held_of
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.stages import Setting, stages_of
 
 Measure = Callable[[ClipRequest], Mapping[str, Any]]  # one run, as sky4cli.probe tells it
 
-PROGRESS = {"text": "reading the prompt", "conditions": "conditions", "base": "sampling"}  # what the pipeline calls them
+PROGRESS = {
+    "text": "reading the prompt",
+    "conditions": "conditions",
+    "base": "sampling",
+    "refiner": "refining",
+}  # what the pipeline calls them
 STEPS = 3  # of a run: each step costs the same
-# A run's size and length, in shares of the model's own: short and small, as trained, and four times the picture.
-SIZES = ((1, 0.2), (1, 1), (2, 0.4), (2, 1), (4, 0.2), (4, 0.6))
+# A run's size and length, in shares of the model's own: short and small, as trained, longer, four times the picture.
+SIZES = ((1, 0.2), (1, 1), (1, 2), (2, 0.4), (2, 1), (4, 0.2), (4, 0.6))
 
 
 def facts_of(device: torch.device, dtype: torch.dtype, threads: int) -> Facts:
@@ -93,9 +98,10 @@ def sightings_of(
 ) -> list[Sighting]:
     """What the runs of one request tell of each of its stages: the median seconds, the largest memory."""
     parts, stages = stages_of(request, geometry, sketch, setting)
-    found, earlier, weights = [], 0, 0
+    found, heap = [], 0
     loaded: set[str] = set()
-    for stage, live in zip(stages, live_bytes(stages), strict=True):
+    for stage, held in zip(stages, held_of(stages), strict=True):
+        heap = max(heap, held.heap)
         loaded |= set(stage.parts)
         weights = sum(parts[name].bytes for name in loaded)
         told = [run["stages"][PROGRESS.get(stage.name, stage.name)] for run in runs]
@@ -104,15 +110,14 @@ def sightings_of(
             Sighting(
                 stage=stage.name,
                 cost=cost,
-                live_bytes=live,
+                mapped_bytes=held.mapped,
+                heap_bytes=heap,
                 weight_bytes=weights,
-                earlier_bytes=earlier,
                 seconds=statistics.median(one["seconds"] for one in told),
                 cpu_seconds=statistics.median(one["cpu_seconds"] for one in told),
                 peak_bytes=max(int(one["peak_bytes"]) for one in told),
             )
         )
-        earlier = max(earlier, live)
     return found
 
 

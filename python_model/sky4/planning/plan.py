@@ -15,12 +15,13 @@ from sky4.pipeline.request import ClipRequest
 from sky4.planning.calibration import Calibration, model_key
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.stages import Part, Setting, Stage, stages_of
-from sky4.planning.trace import Cost
 
 SCHEMA, VERSION = "sky4-plan", 1
 # Without a calibration: what a process with the libraries takes, and a CUDA context. Estimates, and said to be.
 LIBRARY_BYTES = 400 * 2**20
 CONTEXT_BYTES = 600 * 2**20
+STREAMED = ("transformer", "refiner")
+TOGETHER = ("decode picture", "mux")
 SPARE = 1.05  # of what is counted on a device: its allocator rounds up
 
 
@@ -126,7 +127,10 @@ def used_parts(stages: list[Stage]) -> list[str]:
 
 def _told(calibration: Calibration | None, sketch: ModelSketch) -> tuple[str, bool]:
     if calibration is None:
-        return "none on this machine: memory is an estimate, seconds are unknown; `sky4 bench calibrate` measures", False
+        return (
+            "none on this machine: memory is an estimate, seconds are unknown; `sky4 bench calibrate` measures",
+            False,
+        )
     if calibration.model_key == model_key(sketch):
         return f"measured on this machine with {calibration.model}", True
     return f"estimated from what was measured on this machine with another model, {calibration.model}", False
@@ -140,34 +144,51 @@ def _planned(
     calibration: Calibration | None,
 ) -> Iterator[PlannedStage]:
     loaded: dict[str, int] = {}
-    earlier = 0
-    for stage, live in zip(stages, live_bytes(stages), strict=True):
-        needed = {name: _resident(parts[name], setting.economy, request) for name in stage.parts}
+    heap = 0
+    for stage, held in zip(stages, held_of(stages), strict=True):
+        needed = {name: _resident(parts[name], setting.economy) for name in stage.parts}
         loaded = needed if setting.economy.release else {**loaded, **needed}
-        weights = sum(loaded.values())
-        cost = stage.cost
+        weights, heap = sum(loaded.values()), max(heap, held.heap)
         peak = seconds = None
         if calibration is not None:
-            peak = calibration.peak_bytes(stage.name, live, weights, earlier)
-            seconds = calibration.seconds(stage.name, cost, request.variations)
-            if seconds is not None and setting.economy.stream and "transformer" in stage.parts:
-                seconds += stage.calls * parts["transformer"].bytes / calibration.copy_bytes_per_second
+            peak = calibration.peak_bytes(stage.name, held.mapped, heap, weights)
+            seconds = calibration.seconds(stage.name, stage.cost, request.variations)
+            if seconds is not None and setting.economy.stream:
+                read = sum(parts[name].bytes for name in stage.parts if name in STREAMED)
+                seconds += stage.calls * read / calibration.copy_bytes_per_second
         if peak is None:
-            peak = _estimated_peak(setting, weights + live, calibration)
-        yield PlannedStage(stage, weights, live, peak, seconds)
-        earlier = max(earlier, live)
+            peak = _estimated_peak(setting, weights + held.live, calibration)
+        yield PlannedStage(stage, weights, held.live, peak, seconds)
 
 
-def live_bytes(stages: list[Stage]) -> list[int]:
-    """What each stage holds besides weights. The picture is written while it is decoded, so these two go together."""
-    own = {stage.name: stage.call.peak_bytes + stage.held_bytes for stage in stages}
-    together = own.get("decode picture", 0) + own["mux"]
-    return [together if stage.name in ("decode picture", "mux") else own[stage.name] for stage in stages]
+@dataclass(frozen=True)
+class Held:
+    """What a stage holds besides weights: at most at once, and of it in large and in small blocks."""
+
+    live: int
+    mapped: int
+    heap: int
 
 
-def _resident(part: Part, economy: Economy, request: ClipRequest) -> int:
+def held_of(stages: list[Stage]) -> list[Held]:
+    """Of each stage. The picture is written while it is decoded, so these two go together."""
+    own = {
+        stage.name: Held(
+            stage.call.peak_bytes + stage.held_bytes,
+            stage.call.mapped_bytes + stage.held_bytes,
+            stage.call.heap_bytes,
+        )
+        for stage in stages
+    }
+    nothing = Held(0, 0, 0)
+    both = [own.get(name, nothing) for name in TOGETHER]
+    together = Held(sum(h.live for h in both), sum(h.mapped for h in both), sum(h.heap for h in both))
+    return [together if stage.name in TOGETHER else own[stage.name] for stage in stages]
+
+
+def _resident(part: Part, economy: Economy) -> int:
     """Of a network's weights, what is in memory while it computes."""
-    if part.name == "transformer" and economy.stream:
+    if part.name in STREAMED and economy.stream:
         return part.streamed_bytes
     return part.bytes
 
@@ -201,7 +222,7 @@ def plan_within(
     calibrations: dict[torch.dtype, Calibration | None],
     narrow: bool,
 ) -> Plan:
-    """The plan of the fastest setting that stays within `limit` bytes. DoesNotFit, naming the stage, where none does."""
+    """The plan of the fastest setting within `limit` bytes. DoesNotFit, naming the stage, where none is."""
     least: Plan | None = None
     guided = request.guidance != 1 or request.audio_guidance != 1
     for tried in economies(setting, request.wants_video, narrow):
@@ -218,11 +239,3 @@ def plan_within(
         f"{least.setting.economy.words}, most of it in the stage '{least.tightest.stage.name}'; "
         "lower --size or --frames, or allow more"
     )
-
-
-def cost_of(plan: Plan) -> Cost:
-    """All stages together."""
-    total = Cost()
-    for planned in plan.stages:
-        total = total.then(planned.stage.cost)
-    return total

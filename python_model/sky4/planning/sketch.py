@@ -16,10 +16,9 @@ from sky4.encoders.folder import find_folder, quiet_libraries, read_config, sing
 from sky4.encoders.protocols import AudioCodec, VideoCodec
 from sky4.encoders.video_vae import HunyuanCodec, WanCodec
 from sky4.errors import RequestError
-from sky4.model.transformer import JointTransformer
+from sky4.model.refiner import refiner
+from sky4.model.transformer import Branch, JointTransformer
 from sky4.pipeline.model_folder import ModelFolder
-
-PARTS = ("text_encoder", "video_codec", "audio_codec", "transformer")
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,13 @@ class ModelSketch:
         """On the meta device; so are all of these."""
         with torch.device("meta"):
             return JointTransformer(self.transformer_config).requires_grad_(False).eval()
+
+    def refiner(self) -> Branch | None:
+        entry = self.folder.manifest.refiner
+        if entry is None:
+            return None
+        with torch.device("meta"):
+            return refiner(entry.transformer).requires_grad_(False).eval()
 
     def video_vae(self) -> nn.Module:
         name, values = self._of("video_codec")

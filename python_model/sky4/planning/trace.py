@@ -27,13 +27,20 @@ LINEAR = {aten.linear, aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CONVOLUTION = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
 TRANSPOSED = {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
 TAKEN_APART = {aten.matmul, aten.einsum}  # counted by what they are made of
+PEAKS = ("peak_bytes", "heap_bytes", "mapped_bytes")
+# The largest block that glibc keeps in its heap, where freed blocks stay with the process; larger ones come from the
+# system and go back to it.
+HEAP_BLOCK = 32 * 2**20
 SILENT = {"prim::device", "aten::empty", "aten::new_empty", "aten::empty_like"}  # compute nothing
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call, or of several. peak_bytes: the most that was alive at once of what it made itself; made_bytes: what
-    of that is its result, and stays."""
+    """Of one call, or of several.
+
+    peak_bytes: the most that was alive at once of what it made itself; heap_bytes, mapped_bytes: the same of blocks up
+    to HEAP_BLOCK and of larger ones. made_bytes: what of it is its result, and stays.
+    """
 
     linear_flop: int = 0
     attention_flop: int = 0
@@ -41,6 +48,8 @@ class Cost:
     moved_bytes: int = 0
     operations: int = 0
     peak_bytes: int = 0
+    heap_bytes: int = 0
+    mapped_bytes: int = 0
     made_bytes: int = 0
 
     @property
@@ -49,7 +58,7 @@ class Cost:
 
     def times(self, calls: int) -> Cost:
         """So many calls, one after the other."""
-        still = ("peak_bytes", "made_bytes")
+        still = (*PEAKS, "made_bytes")
         return Cost(
             **{f.name: getattr(self, f.name) * (1 if f.name in still else calls) for f in fields(self)},
         )
@@ -57,7 +66,8 @@ class Cost:
     def then(self, other: Cost) -> Cost:
         """Both, one after the other; the result of the first is alive during the second."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        sums["peak_bytes"] = max(self.peak_bytes, self.made_bytes + other.peak_bytes)
+        for name in PEAKS:
+            sums[name] = max(getattr(self, name), self.made_bytes + getattr(other, name))
         return Cost(**sums)
 
 
@@ -68,7 +78,8 @@ def without_values(device: str) -> Iterator[str]:
     The CPU stands for itself: what the code does there alone, it does here too. Any other device is torch's meta.
     """
     if device == "cpu":
-        with FakeTensorMode(), torch.inference_mode():
+        # what is kept for later, such as the order of a video's cubes, has been made with values
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
             yield "cpu"
     else:
         with torch.inference_mode():
@@ -91,6 +102,8 @@ def traced(function: Callable[[], Any], device: str) -> Cost:
         moved_bytes=counter.moved,
         operations=counter.operations,
         peak_bytes=counter.peak,
+        heap_bytes=counter.peak_heap,
+        mapped_bytes=counter.peak_mapped,
         made_bytes=made,
     )
 
@@ -100,6 +113,8 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.flop: dict[Kind, int] = {"linear": 0, "attention": 0, "convolution": 0}
         self.moved = self.operations = self.alive = self.peak = 0
+        self.heap = self.peak_heap = self.peak_mapped = 0
+        self._read_share = 1.0  # of the cubes that sparse attention reads, as it was last selected
         self._storages: dict[int, int] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,8 +135,10 @@ class _Counter(TorchDispatchMode):
         if (fresh or function._schema.is_mutable) and name not in SILENT:
             self.operations += 1
             self.moved += sum(x.numel() * x.element_size() for x in (*given, *(fresh or made)))
+            if name == "sky4::select_cubes":
+                self._read_share = args[2] / args[1].shape[1]
             if kind := _kind(packet, name):
-                self.flop[kind] += _flop(packet, name, args, made[0])
+                self.flop[kind] += _flop(packet, name, args, made[0], self._read_share)
         return result
 
     def _keep(self, made: list[Tensor]) -> None:
@@ -130,12 +147,19 @@ class _Counter(TorchDispatchMode):
             key = storage._cdata
             if key not in self._storages:
                 self._storages[key] = storage.nbytes()
-                self.alive += storage.nbytes()
+                self._count(storage.nbytes())
                 weakref.finalize(storage, self._drop, key)
         self.peak = max(self.peak, self.alive)
+        self.peak_heap = max(self.peak_heap, self.heap)
+        self.peak_mapped = max(self.peak_mapped, self.alive - self.heap)
 
     def _drop(self, key: int) -> None:
-        self.alive -= self._storages.pop(key)
+        self._count(-self._storages.pop(key))
+
+    def _count(self, size: int) -> None:
+        self.alive += size
+        if abs(size) <= HEAP_BLOCK:
+            self.heap += size
 
 
 def _kind(packet: Any, name: str) -> Kind | None:
@@ -148,7 +172,7 @@ def _kind(packet: Any, name: str) -> Kind | None:
     return None
 
 
-def _flop(packet: Any, name: str, args: Any, made: Tensor) -> int:
+def _flop(packet: Any, name: str, args: Any, made: Tensor, read_share: float) -> int:
     if packet in LINEAR:
         left = args[1] if packet in (aten.addmm, aten.baddbmm) else args[0]
         return 2 * made.numel() * left.shape[-1]
@@ -162,6 +186,10 @@ def _flop(packet: Any, name: str, args: Any, made: Tensor) -> int:
         batch, _, heads, channels = queries[0].shape
         rows, columns = (sum(x.shape[1] for x in part) for part in (queries, keys))
         return 2 * batch * heads * rows * columns * (channels + values[0].shape[-1])
+    if name == "sky4::block_sparse_attention":
+        q, k, text_keys = args[0], args[1], args[6]
+        columns = read_share * k.shape[1] + (0 if text_keys is None else text_keys.shape[1])
+        return round(4 * q.numel() * columns)
     if packet is aten.scaled_dot_product_attention:
         q, k, v = args[:3]
         return 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
