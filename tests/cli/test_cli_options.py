@@ -11,6 +11,7 @@ from sky4cli.main import app
 
 SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
+PLANNING = ["--memory", "--dry-run"]
 SAYING = ["--force", "--json", "--quiet"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
@@ -26,7 +27,8 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *REFINING,
-        *ENGINE,
+        *("--model", "--preset", *WHERE),
+        *PLANNING,
         *SAYING,
     ],
     "inpaint": [
@@ -37,6 +39,7 @@ OPTIONS = {
         *("-n --variations", "--only", "--enhance"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *SAYING,
     ],
     "extend": [
@@ -47,6 +50,7 @@ OPTIONS = {
         *("-n --variations", "--enhance"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *SAYING,
     ],
     "edit": [
@@ -56,16 +60,18 @@ OPTIONS = {
         *("-n --variations", "--only"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *SAYING,
     ],
     "refine": [
         *("video", "--prompt", "-o --out", "--size", "--fps", "--from", "--seconds", "--sound"),
         *("--steps", "--seed"),
         *ENGINE,
+        *PLANNING,
         *SAYING,
     ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
+    "rerun": ["file", "-o --out", "--model", "--device", "--dry-run", *SAYING],
     "doctor": ["--model", "--json"],
     "train": [],
     "train joint": [*RUN, "--decay-minutes", "--resume"],
@@ -100,6 +106,7 @@ OPTIONS = {
         *("--prompt", "--size", "--frames", "--steps", "--sampler", "--rounds", "--model", "--device"),
         *BENCH,
     ],
+    "bench calibrate": ["--model", "--rounds", *WHERE, "--threads", "--json", "--quiet"],
     "bench tower": ["--budget", *WHERE, *BENCH],
 }
 

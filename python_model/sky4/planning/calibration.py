@@ -2,7 +2,7 @@
 
 Between the sizes, and somewhat beyond them, a stage's seconds are a sum of its operations, FLOPs of each kind and
 bytes, each at a rate of its own, found by least squares without negative rates. Its peak memory is a sum of what the
-process needs anyway, the weights, what the stage itself holds in large blocks, and the most that was ever in small ones:
+process needs anyway, the weights, what the stage itself holds in large blocks, and the most that was in small ones:
 the system gets the former back, the heap keeps the latter.
 """
 

@@ -16,6 +16,8 @@ from sky4.planning.calibration import Calibration, model_key
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.stages import Part, Setting, Stage, stages_of
 
+Counted = tuple[dict[str, Part], list[Stage]]
+
 SCHEMA, VERSION = "sky4-plan", 1
 # Without a calibration: what a process with the libraries takes, and a CUDA context. Estimates, and said to be.
 LIBRARY_BYTES = 400 * 2**20
@@ -111,7 +113,14 @@ def plan_request(
     calibration: Calibration | None = None,
 ) -> Plan:
     """What the request would take in this setting. geometry: of what the model makes at once."""
-    parts, stages = stages_of(request, geometry, sketch, setting)
+    counted = stages_of(request, geometry, sketch, setting)
+    return _plan(request, sketch, setting, counted, calibration)
+
+
+def _plan(
+    request: ClipRequest, sketch: ModelSketch, setting: Setting, counted: Counted, calibration: Calibration | None
+) -> Plan:
+    parts, stages = counted
     planned = tuple(_planned(request, parts, stages, setting, calibration))
     load = None
     if calibration is not None:
@@ -224,11 +233,15 @@ def plan_within(
 ) -> Plan:
     """The plan of the fastest setting within `limit` bytes. DoesNotFit, naming the stage, where none is."""
     least: Plan | None = None
+    known: dict[tuple[torch.dtype, bool, int | None], Counted] = {}
     guided = request.guidance != 1 or request.audio_guidance != 1
     for tried in economies(setting, request.wants_video, narrow):
         if tried.economy.apart and not tried.economy.stream and not guided:
             continue
-        made = plan_request(request, geometry, sketch, tried, calibrations.get(tried.dtype))
+        counts = tried.dtype, tried.economy.apart, tried.economy.chunk  # nothing else of it changes a stage's cost
+        if counts not in known:
+            known[counts] = stages_of(request, geometry, sketch, tried)
+        made = _plan(request, sketch, tried, known[counts], calibrations.get(tried.dtype))
         if made.peak_bytes <= limit:
             return made
         if least is None or made.peak_bytes < least.peak_bytes:

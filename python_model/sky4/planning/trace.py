@@ -128,10 +128,10 @@ class _Counter(TorchDispatchMode):
             result = function(*args, **kwargs)
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        self._keep(made)
         name = function._schema.name
         before = {x.untyped_storage()._cdata for x in given}
         fresh = [x for x in made if x.untyped_storage()._cdata not in before]
+        self._keep(fresh)
         if (fresh or function._schema.is_mutable) and name not in SILENT:
             self.operations += 1
             self.moved += sum(x.numel() * x.element_size() for x in (*given, *(fresh or made)))
