@@ -39,7 +39,7 @@ def some_calibration(sketch: ModelSketch, **changed) -> Calibration:
         facts=FACTS,
         model="nano",
         model_key=model_key(sketch),
-        rates=fitted([sighting(scale) for scale in (1, 5, 20, 60)]),
+        rates=fitted([[sighting(scale)] for scale in (1, 5, 20, 60)]),
         load_seconds={"libraries": 2.0, "transformer": 0.5},
         library_bytes=300 * MIB,
         copy_bytes_per_second=1e9,
@@ -62,9 +62,18 @@ def test_the_rates_of_a_machine_come_back_out_of_its_runs(sketch: ModelSketch) -
     unseen = sighting(33)
     cost = Cost(operations=unseen.cost["operations"], linear_flop=unseen.cost["linear_flop"])
     assert made.seconds("base", cost) == pytest.approx(unseen.seconds, rel=1e-6)
-    told = made.peak_bytes("base", unseen.mapped_bytes, unseen.heap_bytes, unseen.weight_bytes)
+    told = made.peak_bytes("base", unseen.mapped_bytes, unseen.heap_bytes, unseen.weight_bytes, kept=0)
     assert told == pytest.approx(unseen.peak_bytes, rel=1e-6)
     assert all(rate >= 0 for rate in made.rates["base"].seconds) and len(made.rates["base"].seconds) == len(FEATURES)
+
+
+def test_what_the_heap_has_grown_to_counts_in_later_stages(sketch: ModelSketch) -> None:
+    made = some_calibration(sketch)
+    small, kept = 20 * MIB, made.heap_bytes("base", 100 * MIB)
+    assert kept == pytest.approx(150 * MIB)
+    rates = {"base": replace(made.rates["base"], of_kept=0.5)}
+    after = replace(made, rates=rates).peak_bytes("base", 0, small, 0, kept)
+    assert after == made.rates["base"].rest_bytes + 0.5 * kept
 
 
 def test_a_calibration_is_kept_in_the_cache_and_found_again(

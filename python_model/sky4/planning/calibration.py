@@ -2,8 +2,8 @@
 
 Between the sizes, and somewhat beyond them, a stage's seconds are a sum of its operations, FLOPs of each kind and
 bytes, each at a rate of its own, found by least squares without negative rates. Its peak memory is a sum of what the
-process needs anyway, the weights, what the stage itself holds in large blocks, and the most that was in small ones:
-the system gets the former back, the heap keeps the latter.
+process needs anyway, the weights, what the stage itself holds in large blocks (the system gets them back), and the heap,
+which keeps what it has grown to.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One stage of one measured run. mapped_bytes: what it was counted to hold in large blocks; heap_bytes: the most
-    that it or an earlier stage was counted to hold in small ones; weight_bytes: of all networks loaded by then."""
+    """One stage of one measured run. mapped_bytes, heap_bytes: what it was counted to hold in large blocks, and in
+    small ones; weight_bytes: of all networks loaded by then."""
 
     stage: str
     cost: Mapping[str, int]
@@ -55,13 +55,13 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one stage. seconds: of each of FEATURES. Its memory is rest_bytes, the weights, and of what was counted in
-    large and in small blocks of_mapped and of_heap times as much."""
+    """Of one stage. seconds: of each of FEATURES. Its memory is rest_bytes, the weights, the large blocks, and of the
+    small ones of_heap times as much, or the share of_kept of what the heap has grown to before if that is more."""
 
     seconds: tuple[float, ...]
     rest_bytes: float
-    of_mapped: float
     of_heap: float
+    of_kept: float
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,18 @@ class Calibration:
             return None
         return sum(rate * value for rate, value in zip(rates.seconds, features(cost, runs), strict=True))
 
-    def peak_bytes(self, stage: str, mapped: int, heap: int, weights: int) -> int | None:
-        """As a Sighting counts them; None for a stage that was not measured."""
+    def peak_bytes(self, stage: str, mapped: int, heap: int, weights: int, kept: int) -> int | None:
+        """Of a stage that is counted as a Sighting is; kept: as `heap_bytes` of the stages before. None for a stage
+        that was not measured."""
         rates = self.rates.get(stage)
         if rates is None:
             return None
-        return round(rates.rest_bytes + weights + rates.of_mapped * mapped + rates.of_heap * heap)
+        return round(rates.rest_bytes + weights + mapped + max(rates.of_heap * heap, rates.of_kept * kept))
+
+    def heap_bytes(self, stage: str, heap: int) -> int:
+        """What the heap grows to in a stage that is counted to hold `heap` bytes in small blocks."""
+        rates = self.rates.get(stage)
+        return heap if rates is None else round(rates.of_heap * heap)
 
 
 def features(cost: Cost, runs: int = 1) -> tuple[float, ...]:
@@ -101,32 +107,49 @@ def features(cost: Cost, runs: int = 1) -> tuple[float, ...]:
     return (runs, *(getattr(cost, name) for name in FEATURES[1:]))
 
 
-def fitted(sightings: Sequence[Sighting]) -> dict[str, Rates]:
-    """The rates of every stage among the sightings."""
-    names = dict.fromkeys(sighting.stage for sighting in sightings)
-    return {name: _rates([sighting for sighting in sightings if sighting.stage == name]) for name in names}
+def fitted(runs: Sequence[Sequence[Sighting]]) -> dict[str, Rates]:
+    """The rates of every stage. runs: each the stages of one size, in their order and the same in all."""
+    found = {}
+    kept = [0.0 for _ in runs]
+    for seen in zip(*runs, strict=True):
+        rates = _rates(seen, kept)
+        kept = [max(before, rates.of_heap * one.heap_bytes) for before, one in zip(kept, seen, strict=True)]
+        found[seen[0].stage] = rates
+    return found
 
 
-def _rates(seen: Sequence[Sighting]) -> Rates:
+def _rates(seen: Sequence[Sighting], kept: Sequence[float]) -> Rates:
     times = [[1.0, *(float(one.cost[name]) for name in FEATURES[1:])] for one in seen]
     # relative errors: a short run counts as much as a long one
-    seconds = _least_squares(times, [one.seconds for one in seen], relative=True)
-    memory = [[1.0, float(one.heap_bytes)] for one in seen]
-    # large blocks are what they are: too few of the measured sizes have any, so that nothing is fitted of them
-    rest, heap = _least_squares(memory, [float(one.peak_bytes - one.weight_bytes - one.mapped_bytes) for one in seen])
-    return Rates(tuple(seconds), rest, 1.0, heap)
+    seconds = _least_squares(times, [one.seconds for one in seen])
+    left = [one.peak_bytes - one.weight_bytes - one.mapped_bytes for one in seen]
+    return Rates(tuple(seconds), *_memory(left, [one.heap_bytes for one in seen], kept))
 
 
-def _least_squares(rows: list[list[float]], wanted: list[float], relative: bool = False) -> list[float]:
-    """The factors, none negative, that make the rows' sums come nearest to what is wanted."""
+def _memory(left: Sequence[float], heap: Sequence[float], kept: Sequence[float]) -> tuple[float, float, float]:
+    """(rest, of_heap, of_kept) with which rest + max(of_heap * heap, of_kept * kept) comes nearest to what is left."""
+    import numpy as np
+
+    wanted, own, before = (np.array(values, float) for values in (left, heap, kept))
+    best = (np.inf, 0.0, 0.0, 0.0)
+    for of_kept in np.linspace(0, 1, 11):
+        for of_heap in np.linspace(0, 4, 81):
+            grown = np.maximum(of_heap * own, of_kept * before)
+            rest = float(np.mean(wanted - grown))
+            error = float(np.sum((wanted - grown - rest) ** 2))
+            if rest >= 0 and error < best[0]:
+                best = (error, rest, float(of_heap), float(of_kept))
+    return best[1:]
+
+
+def _least_squares(rows: list[list[float]], wanted: list[float]) -> list[float]:
+    """The factors, none negative, with which the rows' sums come nearest to what is wanted, in relative terms."""
     import numpy as np
     from scipy.optimize import nnls
 
-    matrix, target = np.array(rows), np.array(wanted)
-    if relative:
-        matrix, target = matrix / target[:, None], np.ones_like(target)
+    matrix = np.array(rows) / np.array(wanted)[:, None]
     scale = np.maximum(np.abs(matrix).max(axis=0), 1e-300)
-    found, _ = nnls(matrix / scale, target)
+    found, _ = nnls(matrix / scale, np.ones(len(matrix)))
     return [float(value) for value in found / scale]
 
 

@@ -59,7 +59,7 @@ def calibrate(
     say: Callable[[str, int, int], None],
 ) -> Calibration:
     """Measure every request `rounds` times and learn from the medians."""
-    sightings: list[Sighting] = []
+    sightings: list[list[Sighting]] = []
     spread, loads, library, copies = 1.0, [], [], []
     runs: list[list[Mapping[str, Any]]] = [[] for _ in requests]
     total = rounds * len(requests)
@@ -69,7 +69,7 @@ def calibrate(
         runs[index].append(measure(requests[index]))
     say("measuring", total, total)
     for request, seen in zip(requests, runs, strict=True):
-        sightings += sightings_of(request, geometry_of(request), sketch, setting, seen)
+        sightings.append(sightings_of(request, geometry_of(request), sketch, setting, seen))
         loads += [{name: one["seconds"] for name, one in run["stages"].items() if _is_load(name)} for run in seen]
         library += [int(run["stages"]["libraries"]["bytes_after"]) for run in seen]
         copies += [float(run["copy"]) for run in seen]
@@ -85,7 +85,7 @@ def calibrate(
         copy_bytes_per_second=statistics.median(copies),
         spread=spread,
         sizes=tuple(f"{r.width}x{r.height}, {r.frames} frames" for r in requests),
-        notes={"rounds": rounds, "sightings": [asdict(sighting) for sighting in sightings]},
+        notes={"rounds": rounds, "sightings": [[asdict(one) for one in run] for run in sightings]},
     )
 
 
@@ -98,10 +98,9 @@ def sightings_of(
 ) -> list[Sighting]:
     """What the runs of one request tell of each of its stages: the median seconds, the largest memory."""
     parts, stages = stages_of(request, geometry, sketch, setting)
-    found, heap = [], 0
+    found = []
     loaded: set[str] = set()
     for stage, held in zip(stages, held_of(stages), strict=True):
-        heap = max(heap, held.heap)
         loaded |= set(stage.parts)
         weights = sum(parts[name].bytes for name in loaded)
         told = [run["stages"][PROGRESS.get(stage.name, stage.name)] for run in runs]
@@ -111,7 +110,7 @@ def sightings_of(
                 stage=stage.name,
                 cost=cost,
                 mapped_bytes=held.mapped,
-                heap_bytes=heap,
+                heap_bytes=held.heap,
                 weight_bytes=weights,
                 seconds=statistics.median(one["seconds"] for one in told),
                 cpu_seconds=statistics.median(one["cpu_seconds"] for one in told),

@@ -153,14 +153,16 @@ def _planned(
     calibration: Calibration | None,
 ) -> Iterator[PlannedStage]:
     loaded: dict[str, int] = {}
-    heap = 0
+    kept = 0
     for stage, held in zip(stages, held_of(stages), strict=True):
         needed = {name: _resident(parts[name], setting.economy) for name in stage.parts}
         loaded = needed if setting.economy.release else {**loaded, **needed}
-        weights, heap = sum(loaded.values()), max(heap, held.heap)
+        weights = sum(loaded.values())
         peak = seconds = None
         if calibration is not None:
-            peak = calibration.peak_bytes(stage.name, held.mapped, heap, weights)
+            peak = calibration.peak_bytes(stage.name, held.mapped, held.heap, weights, kept)
+            if not setting.economy.release:  # which also gives back what the heap has kept
+                kept = max(kept, calibration.heap_bytes(stage.name, held.heap))
             seconds = calibration.seconds(stage.name, stage.cost, request.variations)
             if seconds is not None and setting.economy.stream:
                 read = sum(parts[name].bytes for name in stage.parts if name in STREAMED)
