@@ -17,6 +17,7 @@ from sky4cli.eval_report import (
     check_folder,
     keeper,
     say_measures,
+    say_refiner,
     say_tasks,
     settings,
     write_results,
@@ -50,8 +51,12 @@ eval_app = typer.Typer(
     name="eval", help="Measure what a model makes.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
-Suite = Literal["prompts", "tasks"]
-OF_PROMPTS, OF_TASKS = ("--prompts", "--count", "--first-frames"), ("--cases", "--task")
+Suite = Literal["prompts", "tasks", "refiner"]
+FLAGS = {  # that belong to some suites only
+    "prompts": ("--prompts", "--count", "--first-frames"),
+    "tasks": ("--cases", "--task"),
+    "refiner": ("--cases",),
+}
 CASES = 16  # of each task
 TASK_FRAMES = 33  # of a clip: families of takes are laid out for so many
 
@@ -84,7 +89,8 @@ class _Job:
 @eval_app.command("world")
 def world(
     suite: Annotated[
-        Suite, typer.Option("--suite", help="Clips from prompts alone, or every task of edits and references.")
+        Suite,
+        typer.Option("--suite", help="Clips from prompts alone, every task of edits and references, or the refiner."),
     ] = "prompts",
     prompts: Annotated[
         Literal["heldout", "train"] | None,
@@ -135,9 +141,13 @@ def world(
     from sky4cli.requests import Sampling, Shape, request_of
 
     values = {"--prompts": prompts, "--count": count, "--first-frames": first_frames, "--cases": cases, "--task": task}
-    for flag in OF_PROMPTS if suite == "tasks" else OF_TASKS:
-        if values[flag] not in (None, []):
-            raise RequestError(f"{flag} does not belong to --suite {suite}; drop it, or choose the other suite")
+    for flag, value in values.items():
+        if value not in (None, []) and flag not in FLAGS[suite]:
+            raise RequestError(f"{flag} does not belong to --suite {suite}; drop it, or choose another suite")
+    if suite == "refiner":
+        for given, told in ((ceiling, "--ceiling"), (codec, "--codec"), (save_clips, "--save-clips")):
+            if given:
+                raise RequestError(f"{told} does not belong to --suite refiner, which measures all at once; drop it")
     if ceiling and codec:
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
     if save_clips and (ceiling or codec):
@@ -157,12 +167,16 @@ def world(
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed)
     request = request_of("(each of the prompts)", shape, sampling, defaults)
     folder.geometry(width, height, request.frames, request.fps)
+    if suite == "refiner":
+        folder.refiner("--suite refiner")
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         reporter.stage("loading", 0, 1)
         of: Literal["renders", "codecs", "model"] = "renders" if ceiling else "codecs" if codec else "model"
         kept = out if save_clips else None
         job = _Job(folder, request, of, device, dtype, attention_backend, kept, force, reporter)
-        if suite == "prompts":
+        if suite == "refiner":
+            results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps)
+        elif suite == "prompts":
             results, sheet, say = _measure_prompts(job, prompts or "heldout", asked, starts)
         else:
             results, sheet, say = _measure_tasks(job, names, CASES if cases is None else cases)
@@ -226,3 +240,11 @@ def _measure_tasks(job: _Job, names: list[str], cases: int) -> Results:
     result = evaluate_tasks(names, cases, job.request, make, rate, components, job.reporter.stage)
     told = settings(job.of, {"suite": "tasks", "cases_each": cases}, job.request, job.folder.manifest.name)
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_tasks(told, result.tasks, result.rows)
+
+
+def _measure_refiner(job: _Job, cases: int, steps: int | None) -> Results:
+    from sky4.evaluation.refiner import evaluate_refiner
+
+    result = evaluate_refiner(job.components(), cases, steps, job.request.seed, job.reporter.stage)
+    told = {"measured": "refiner", "suite": "refiner", "cases_each": cases, "model": job.folder.manifest.name}
+    return {**told, **result.to_dict()}, result.sheet(), lambda: say_refiner(told, result)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
+    from sky4.evaluation.refiner import RefinerEvaluation
     from sky4.evaluation.tasks import TaskMeasure
     from sky4.evaluation.world import Evaluation
     from sky4.pipeline.clip import Clip
@@ -93,6 +94,14 @@ def say_tasks(told: dict[str, Any], tasks: Sequence[TaskMeasure], rows: Sequence
         late = "-" if line.offset is None else f"{1000 * line.offset:.0f} ms"
         name = line.title if line.name == line.title else line.name
         table.add_row(name, *shares, str(line.count), psnr, _share(line.material), late)
+    _print(table)
+
+
+def say_refiner(told: dict[str, Any], result: RefinerEvaluation) -> None:
+    """What refining gains, for people."""
+    table = _table(f"refiner of {told['model']}: {len(result.cases)} held-out scenes", "measure", ("mean",))
+    for name, value, unit in result.table:
+        table.add_row(name, _number(value, unit))
     _print(table)
 
 

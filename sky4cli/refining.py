@@ -20,7 +20,7 @@ RefineTo = Annotated[
     typer.Option(
         "--refine",
         metavar="TO[@FPS]",
-        help="Refinement what is made to WxH or so many times its size (2x), at its rate or twice that: 128x128, 2x@32.",
+        help="Refine what is made to WxH or to N times its size, at its rate or twice that: 128x128, 2x@32.",
     ),
 ]
 KeyframesAt = Annotated[

@@ -1,4 +1,4 @@
-"""`sky4 refine` and --refine through the command line, on a nano model: sizes, frames and sound as promised; refusals."""
+"""`sky4 refine` and --refine through the command line, on a nano model: sizes, frames, sound, refusals."""
 
 from __future__ import annotations
 
@@ -132,7 +132,13 @@ MAKE = ("generate", "--prompt", "a circle", "--frames", "9", "-o", "out.mp4")
         (("refine", "film.mp4", "-o", "out.webm"), "WebM output does not hold its packets as they are"),
         (("refine", "film.mp4", "-o", "film.mp4", "--force"), "is the input 'film.mp4'"),
         (("refine", "film.mp4", "-o", "out.wav"), "would be a sound alone"),
-        (("refine", "none.mp4",), "none.mp4"),
+        (
+            (
+                "refine",
+                "none.mp4",
+            ),
+            "none.mp4",
+        ),
         (("refine", "film.mp4", "--from", "5"), "begin earlier"),
         ((*MAKE, "--refine", "32x32"), "--refine 32x32 is no larger than the 32x32 of the picture that is refined"),
         ((*MAKE, "--refine", "2x@20"), "keeps the rate of 16 or doubles it"),

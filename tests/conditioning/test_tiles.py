@@ -1,5 +1,7 @@
 """Tiles cover everything once, and blending undoes cutting."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ def test_spans_cover_an_axis_and_their_weights_sum_to_one(length: int, most: int
         assert 0 <= span.begin < span.end <= length and span.end - span.begin <= most
         total[span.begin : span.end] += span.weight
     assert torch.allclose(total, torch.ones(length), atol=1e-6)
-    for before, after in zip(cut, cut[1:], strict=False):
+    for before, after in pairwise(cut):
         assert before.end - after.begin >= overlap
 
 

@@ -16,8 +16,8 @@ from sky4.media import read_recipe, write_clip
 from sky4.media.masks import EditRegion, parse_box
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
-from sky4.pipeline.request import Canvas, ClipRequest, Source
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.request import Canvas, ClipRequest, Source
 from sky4.pipeline.validate import validate
 from tests.pipeline.plain import PLAIN
 
@@ -62,6 +62,15 @@ def test_what_is_given_whole_is_refined_without_the_base(refining: Components, f
     request = replace(SILENT, prompt="", sources=(Source(film, "film", frames=9),), refinement=TWICE)
     monkeypatch.setattr(Components, "transformer", property(lambda _: pytest.fail("the base model was loaded")))
     assert frames_of(request, refining).shape == (18, 64, 64, 3)
+
+
+def test_a_given_video_is_refined_beside_the_sound_that_is_made_for_it(refining: Components, film: Path):
+    clip = generate_clip(replace(PLAIN, video=film, refinement=TWICE), refining)
+    assert np.concatenate(list(clip.frames())).shape == (18, 64, 64, 3)
+    same = generate_clip(replace(PLAIN, video=film), refining)
+    assert clip.checksums["audio"] == same.checksums["audio"]
+    alone = replace(SILENT, prompt="", sources=(Source(film, "film", frames=9),), refinement=TWICE)
+    assert clip.latents[0].shape == generate_clip(alone, refining).latents[0].shape
 
 
 def test_a_given_picture_as_large_as_the_clip_stays_as_it_is(refining: Components, tmp_path: Path):

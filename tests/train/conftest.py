@@ -22,6 +22,7 @@ from tests.train.nano import (
     FAMILY_SHARD,
     FRAMES,
     GRID,
+    PAIR_FRAMES,
     SHARD,
     TRANSFORMER,
 )
@@ -51,6 +52,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(folder, shard, Manifest(**{**vars(manifest), "pool": "clips", **place}), clips)
         images = {"video": latents(CHANNELS, 1, GRID, GRID)}
         write_shard(folder, shard, Manifest(**{**vars(manifest), "pool": "images", **place}), images)
+        pairs = {
+            "video": latents(CHANNELS, 3, GRID, GRID),
+            "worn": latents(CHANNELS, 3, GRID, GRID),
+            "high": latents(CHANNELS, 5, 2 * GRID, 2 * GRID),
+        }
+        short = replace(manifest, pool="pairs", frames=PAIR_FRAMES, first=shard * SHARD)
+        write_shard(folder, shard, short, pairs)
     for shard in range(2):
         write_shard(folder, shard, _family_manifest(takes, shard), _families(latents, takes.geometry(2), random))
     write_black(folder, torch.zeros(1, CHANNELS, geometry.latent_frames, GRID, GRID))
@@ -87,7 +95,13 @@ def make_settings(cache: Path, tmp_path: Path) -> Callable[..., JointSettings]:
             "preset": "nano",
             "transformer": TRANSFORMER,
             "clip": {"width": 32, "height": 32, "frames": FRAMES, "fps": 16},
-            "data": {"cache": str(cache), "families": 100, "family_frames": FAMILY_FRAMES},
+            "data": {
+                "cache": str(cache),
+                "families": 100,
+                "family_frames": FAMILY_FRAMES,
+                "pairs": 100,
+                "pair_frames": PAIR_FRAMES,
+            },
             "tasks": ALL_TASKS,
             "batch": {"tokens": 400, "largest": 4, "text_tokens": 8},
             "schedule": {"samples": 40, "warmup": 8, "decay": 0.25},

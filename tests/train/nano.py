@@ -12,6 +12,7 @@ from sky4.train.settings import JointSettings
 CHANNELS, AUDIO_CHANNELS, TEXT_CHANNELS = 4, 6, 8
 GRID, FRAMES, SHARD = 4, 13, 16  # latent side, pixel frames (4 latent frames), items of a shard
 FAMILY_FRAMES, FAMILY_SHARD = 9, 4  # of takes (3 latent frames)
+PAIR_FRAMES = 9  # of a pair's small clip (3 latent frames, 5 of the large one)
 TRANSFORMER: dict[str, Any] = {
     "width": 32,
     "heads": 2,
@@ -33,6 +34,7 @@ ALL_TASKS = {
     "reference": {"weight": 1.0, "frames": [2]},
     "drive": {"weight": 1.0, "first": 0.5},
     "v2a": {"weight": 1.0},
+    "keyframes": {"weight": 1.0, "keyframes": [1, 2], "first": 0.5},
 }
 
 

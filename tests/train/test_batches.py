@@ -188,4 +188,4 @@ def test_a_cache_of_other_clips_is_refused(make_settings: Make) -> None:
 def test_fewer_clips_are_used_where_asked_for(make_settings: Make) -> None:
     settings = make_settings()
     few = replace(settings, data=replace(settings.data, clips=10, images=500))
-    assert BatchSource(few).counts == {"images": 32, "clips": 10}
+    assert BatchSource(few).counts == {"images": 32, "clips": 10, "pairs": 32}

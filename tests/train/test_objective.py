@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from sky4.conditioning.tokens import unpatchify_video
 from sky4.inputs import TextInput, TowerInput
 from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.objective import flow_loss, mean_square, pad_text, video_input
 from sky4.train.settings import JointSettings
-from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
+from tests.train.nano import ALL_TASKS, CHANNELS, TRANSFORMER, encode, make_model
 
 Make = Callable[..., JointSettings]
 
@@ -129,3 +130,23 @@ def test_the_optimum_on_gaussian_data_is_the_analytic_velocity() -> None:
     torch.testing.assert_close(loss, analytic, rtol=0.02, atol=0.0)
     for wrong in (-best, m + (at * s**2 - (1 - at)) / variance * (z_t - (1 - at) * m)):
         assert mean_square(wrong, velocity_target(z0, eps), None)[0] > 1.1 * analytic
+
+
+@pytest.mark.parametrize("kind", ["style", "effect", "image_audio"])
+def test_a_film_that_is_shown_lies_in_the_condition_where_nothing_is_kept(make_settings: Make, kind: str) -> None:
+    settings = make_settings(
+        tasks={kind: {"weight": 1.0}},
+        captions={"drop_references": 0.0},
+        transformer={**TRANSFORMER, "film_guide": True},
+    )
+    batch = BatchSource(settings).make(Position())
+    assert batch.video is not None and batch.video_references is not None and batch.keep_mask is not None
+    frames, dark = batch.video.shape[2], torch.full((1, CHANNELS, 4, 4, 4), -3.0)
+    given = video_input(settings.transformer_config(), batch, dark)
+    assert given is not None
+    tokens = given.tokens[:, given.reference_tokens :]
+    shown = unpatchify_video(tokens, batch.video.shape)[:, CHANNELS : 2 * CHANNELS]
+    fill = batch.video_references.latents[:, :, -frames:] if kind != "image_audio" else dark[:, :, :frames]
+    kept = batch.keep_mask.bool()
+    torch.testing.assert_close(shown, torch.where(kept, batch.video, fill.expand_as(batch.video)))
+    assert bool(kept.any()) == (kind == "effect")

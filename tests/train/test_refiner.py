@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sky4.pipeline.model_folder import ModelFolder
-from sky4.train.frozen_runs import FrozenSettings, train_frozen
 from sky4.train.frozen import FitConfig
+from sky4.train.frozen_runs import FrozenSettings, train_frozen
 from sky4.train.pairs import PairShape
 from sky4.train.refiner import RefinerConfig, RefinerProblem
 
@@ -84,7 +84,8 @@ def test_pairs_of_another_shape_are_refused(config: RefinerConfig):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"frames": 4}, "odd number"), ({"density": 0.0}, "above 0"), ({"density": 1.5}, "at most 1")]
+    ("changes", "words"),
+    [({"frames": 4}, "odd number"), ({"density": 0.0}, "above 0"), ({"density": 1.5}, "at most 1")],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict, words: str):
     with pytest.raises(ValueError, match=words):

@@ -44,23 +44,13 @@ def keyframe_fill(black: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
     return first[:, :, None].expand(-1, -1, frames, -1, -1)
 
 
-def evenly_placed(count: int, frames: int) -> tuple[int, ...]:
-    """`count` of `frames` latent frames: the first alone, then the first and the last, then evenly between them.
-
-    Raises ValueError for more keyframes than there are frames.
-    """
-    if not 1 <= count <= frames:
-        raise ValueError(f"of {frames} latent frames 1 to {frames} can be keyframes, not {count}")
-    return tuple(round(index * (frames - 1) / max(1, count - 1)) for index in range(count))
-
-
 def packed(sequence: Tensor, keyframes: Tensor) -> Tensor:
     """[B, C, T*h*w + K*H*W] of sequence [B, C, T, h, w] and keyframes [B, C, K, H, W]: elementwise they are alike."""
     return torch.cat((sequence.flatten(2), keyframes.flatten(2)), dim=2)
 
 
 def unpacked(state: Tensor, shape: Sequence[int], keyframes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(sequence, keyframes) of a packed state [B, C, N]; shape ends in (T, h, w), that of the keyframes in (K, H, W)."""
+    """(sequence, keyframes) of a packed state [B, C, N]; their shapes end in (T, h, w) and (K, H, W)."""
     cells = prod(shape[-3:])
     low, high = state[:, :, :cells], state[:, :, cells:]
     return low.unflatten(2, tuple(shape[-3:])), high.unflatten(2, tuple(keyframes[-3:]))

@@ -72,8 +72,7 @@ def spans(length: int, most: int, overlap: int, unit: int = 1) -> list[Span]:
     for begin, rise in zip(begins, rises, strict=True):
         total[begin : begin + most] += rise
     return [
-        Span(begin, begin + most, rise / total[begin : begin + most])
-        for begin, rise in zip(begins, rises, strict=True)
+        Span(begin, begin + most, rise / total[begin : begin + most]) for begin, rise in zip(begins, rises, strict=True)
     ]
 
 

@@ -2,8 +2,8 @@
 
 Between the sizes, and somewhat beyond them, a stage's seconds are a sum of its operations, FLOPs of each kind and
 bytes, each at a rate of its own, found by least squares without negative rates. Its peak memory is a sum of what the
-process needs anyway, the weights, what the stage itself holds in large blocks (the system gets them back), and the heap,
-which keeps what it has grown to.
+process needs anyway, the weights, what the stage holds in large blocks, which the system gets back, and the heap, which
+keeps what it has grown to.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.family_batches import Content, family_content, family_prompt
 from sky4.train.keyed import generator, permuted
+from sky4.train.keyframe_batches import HighFrames, high_frames
 from sky4.train.latent_cache import LatentPool, Pool
 from sky4.train.settings import CaptionSettings, JointSettings
 from sky4.train.tasks import Task, TaskMix, keep_mask, window
@@ -43,6 +44,7 @@ class Position:
     clips: int = 0
     images: int = 0
     families: int = 0
+    pairs: int = 0
 
     def after(self, task: Task) -> Position:
         taken = {task.pool: getattr(self, task.pool) + task.batch}
@@ -69,6 +71,7 @@ class LatentBatch:
     audio_noise: Tensor | None
     audio_time: Tensor
     audio_references: AudioReferences | None
+    high: HighFrames | None = None
 
     def part(self, rows: slice) -> LatentBatch:
         """Some of the samples: gradient accumulation works a batch off in parts."""
@@ -90,6 +93,7 @@ class LatentBatch:
             audio_time=self.audio_time[rows],
             video_references=None if seen is None else VideoReferences(seen.latents[rows]),
             audio_references=None if heard is None else AudioReferences(heard.latents[rows]),
+            high=None if self.high is None else self.high.part(rows),
         )
 
 
@@ -103,13 +107,15 @@ class BatchSource:
         active = [name for name, task in settings.tasks.items() if task.weight > 0]
         wanted = {name: Task(name, 1, 1).pool for name in active}
         limits: dict[Pool, int] = {"clips": data.clips, "images": data.images, "families": data.families}
+        limits["pairs"] = data.pairs
         self._pools = {pool: LatentPool(folder, pool, n) for pool, n in limits.items() if pool in wanted.values()}
         manifests = [pool.manifest for pool in self._pools.values()]
         if not all(manifest.fits(manifests[0]) for manifest in manifests):
             raise Sky4Failure(f"what lies in {folder} was made by different codecs or for other clips; keep one kind")
         clip = settings.clip
+        lengths = {"families": data.family_frames, "pairs": data.pair_frames}
         for pool, there in self._pools.items():
-            frames, made = data.family_frames if pool == "families" else clip.frames, there.manifest
+            frames, made = lengths.get(pool, clip.frames), there.manifest
             if (made.width, made.height, made.frames, Fraction(made.fps)) != (
                 clip.width,
                 clip.height,
@@ -122,11 +128,14 @@ class BatchSource:
                 )
         patch = settings.transformer_config().patch
         self.clip = replace(manifests[0], frames=clip.frames).geometry(patch)
-        takes = replace(manifests[0], frames=data.family_frames).geometry(patch)
-        self.mix = TaskMix(settings.tasks, settings.batch, self.clip, takes.latent_frames)
+        takes, pairs = (
+            replace(manifests[0], frames=frames).geometry(patch).latent_frames
+            for frames in (data.family_frames, data.pair_frames)
+        )
+        self.mix = TaskMix(settings.tasks, settings.batch, self.clip, takes, pairs, data.pair_scale**2)
         first = next(iter(self._pools.values()))
         self.channels = {"video": first.shape("video")[-4]}
-        sounding = next((there for pool, there in self._pools.items() if pool != "images"), None)
+        sounding = next((there for pool, there in self._pools.items() if pool not in ("images", "pairs")), None)
         if sounding is not None:
             self.channels["audio"] = sounding.shape("audio")[-1]
         self.counts: dict[str, int] = {name: pool.count for name, pool in self._pools.items()}
@@ -160,6 +169,7 @@ class BatchSource:
             audio_noise=None if audio is None else batch_noise(audio.shape[1:], seed, "train audio", numbers),
             audio_time=times[1],
             audio_references=None if dropped or content.heard is None else AudioReferences(content.heard),
+            high=high_frames(pool, items, task, seed, position.batch, numbers) if task.keyframes else None,
         )
 
     def _plain(

@@ -26,6 +26,7 @@ from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
+from sky4.train.pairs import PairShape, encode_pairs
 from sky4.train.settings import JointSettings
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, Family, sample_family
 from sky4.world.judge import edit_mask
@@ -70,6 +71,7 @@ def fill_cache(
         ("images", data.images, data.shard),
         ("clips", data.clips, data.shard),
         ("families", data.families, data.family_shard),
+        ("pairs", data.pairs, data.pair_shard),
     )
     for pool, wanted, size in pools:
         for shard in range(part[0], -(-wanted // size), part[1]):
@@ -97,6 +99,11 @@ def _encoded(
     if pool == "clips":
         return manifest, encode_clips(indices, manifest, manifest.geometry(patch), codecs, device)
     data = settings.data
+    if pool == "pairs":
+        manifest = replace(manifest, frames=data.pair_frames)
+        shape = PairShape(manifest.height, data.pair_frames, int(settings.clip.fps), data.pair_scale)
+        arrays = encode_pairs(manifest.scene_seed, indices, shape, manifest.level, codecs[0], device)
+        return manifest, arrays
     manifest = replace(manifest, frames=data.family_frames, level=data.family_level)
     return manifest, encode_families(indices, manifest, manifest.geometry(patch), codecs, device)
 
@@ -163,23 +170,24 @@ def encode_families(
     indices: range, manifest: Manifest, geometry: ClipGeometry, codecs: Encoders, device: torch.device
 ) -> Arrays:
     """Of every family: video [S, V, C, T, H, W] in the order of VIDEOS, still [S, 3, C, 1, H, W] of STILLS, audio
-    [S, 2, A, C_a] of SOUNDS, hit [S, 1, A_r, C_a] of the newcomer, region [S, 1, T, H, W]: 1 where the moving thing is.
+    [S, 3, A, C_a] of SOUNDS, hit [S, 1, A_r, C_a] of the newcomer, region [S, 1, T, H, W]: 1 where the moving thing is.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "still", "audio", "hit", "region")}
     for index in indices:
         family = sample_family(manifest.scene_seed, index, "train", manifest.level)
         takes = [family.takes[name] for name in VIDEOS]
-        pixels = render_video(takes, geometry.frames, geometry.fps, geometry.height, device=device)
+        begins = [family.begins(name) for name in VIDEOS]
+        pixels = render_video(takes, geometry.frames, geometry.fps, geometry.height, begins, device)
         rows["video"].append(codecs[0].encode(pixels).cpu()[None])
         shown, moments = zip(*(family.stills[name] for name in STILLS), strict=True)
         stills = render_video(shown, 1, 1, geometry.height, moments, device)
         rows["still"].append(codecs[0].encode(stills).cpu()[None])
         heard = [family.sounding(name) for name in SOUNDS]
-        wave = render_audio(heard, geometry.audio_samples, geometry.sample_rate)
+        begins = [family.begins(name) for name in SOUNDS]
+        wave = render_audio(heard, geometry.audio_samples, geometry.sample_rate, begins)
         rows["audio"].append(codecs[1].encode(wave.to(device)).cpu()[None])
-        hit = render_audio(
-            heard[1:], round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, [_before(heard[1])]
-        )
+        new = family.newcomer
+        hit = render_audio([new], round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, [_before(new)])
         rows["hit"].append(codecs[1].encode(hit.to(device)).cpu()[None])
         rows["region"].append(region_cells(family, geometry)[None])
     return _arrays(rows)

@@ -16,7 +16,7 @@ from sky4.conditioning.inpaint import keep_first, keep_last, keep_nothing
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import LatentPool
-from sky4.train.tasks import Task, keep_mask
+from sky4.train.tasks import ONWARD_KINDS, Task, keep_mask
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, TaskRow, sample_family
 from sky4.world.instructions import instruction, take_caption
 from sky4.world.lexicon import Language
@@ -60,7 +60,10 @@ def family_content(
     video = shown(_target(task, seed, batch))
     shape = (len(items), task.frames, video.shape[3], video.shape[4])
     if row is None:
-        audio = _sound(pool, items, "base", geometry) if task.has_audio else None
+        onward = task.kind in ONWARD_KINDS
+        audio = _sound(pool, items, "onward" if onward else "base", geometry) if task.has_audio else None
+        if onward:
+            return Content(video, audio, keep_mask(task, (shape[2], shape[3]), seed, numbers))
         if task.kind == "same":
             return Content(video, audio, keep_nothing(shape), seen=video)
         return Content(video, audio, _kept_of_take(pool, items, task, shape, seed, batch))
@@ -95,6 +98,8 @@ def _target(task: Task, seed: int, batch: int) -> str:
     """The video that the batch makes: the row's, or one drawn; a take with sound is the base take."""
     if task.row is not None:
         return task.row.target
+    if task.kind in ONWARD_KINDS:
+        return "onward"
     return "base" if task.has_audio else VIDEOS[int(generator(seed, "take", batch).integers(len(VIDEOS)))]
 
 

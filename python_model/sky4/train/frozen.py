@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sky4.train.muon import Muon
+from sky4.train.optimizer import is_hidden_matrix
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FitConfig:
     warmup: int = 2000  # samples
     decay: float = 0.35
     weight_decay: float = 0.01
-    muon_rate: float = 0.0  # of the kernels of 2-D and 3-D convolutions; 0: AdamW for them too
+    muon_rate: float = 0.0  # of convolution kernels and of matrices inside blocks; 0: AdamW for them too
     clip: float = 1.0
     seed: int = 0
     log_seconds: float = 15.0
@@ -61,11 +62,13 @@ class Problem(Protocol):
 
 
 class Optimizers:
-    """AdamW, and Muon for the convolution kernels seen as matrices [out, in * taps] where the config wants it."""
+    """AdamW, and where the config wants it Muon: for the convolution kernels seen as matrices [out, in * taps], and for
+    the matrices inside a transformer's blocks."""
 
     def __init__(self, module: nn.Module, config: FitConfig):
-        trained = [p for p in module.parameters() if p.requires_grad]
-        kernels = [p for p in trained if config.muon_rate > 0 and p.ndim >= 4 and min(p.shape[:2]) >= 16]
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        trained = list(named.values())
+        kernels = [p for name, p in named.items() if config.muon_rate > 0 and _is_matrix(name, p)]
         others = [p for p in trained if not any(p is kernel for kernel in kernels)]
         self.kernels = kernels
         self.matrices = [nn.Parameter(p.data.flatten(1)) for p in kernels]  # the same memory as the kernels
@@ -83,6 +86,10 @@ class Optimizers:
             for group in part.param_groups:
                 group["lr"] = rate * factor
             part.step()
+
+
+def _is_matrix(name: str, weight: Tensor) -> bool:
+    return (weight.ndim >= 4 and min(weight.shape[:2]) >= 16) or is_hidden_matrix(name, weight)
 
 
 @torch.no_grad()

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sky4.conditioning.assemble import assemble_audio, assemble_video, audio_velocity, video_velocity
+from sky4.conditioning.assemble import (
+    assemble_audio,
+    assemble_video,
+    audio_velocity,
+    keyframe_velocity,
+    video_velocity,
+)
 from sky4.conditioning.inpaint import condition_on
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.config import TransformerConfig
@@ -53,6 +59,10 @@ def flow_loss(
         made = video_velocity(video_out, video.reference_tokens, batch.video.shape, config.patch)
         mean, seen = mean_square(made, velocity_target(batch.video, batch.video_noise), batch.keep_mask)
         total = total + video_weight * mean
+        if batch.high is not None and batch.keep_mask is not None:
+            wanted = velocity_target(batch.high.latents, batch.high.noise)
+            made = keyframe_velocity(video_out, batch.high.latents.shape, config.patch)
+            total = total + video_weight * mean_square(made, wanted, batch.high.keep_mask(batch.keep_mask))[0]
     if task.trains_audio:
         assert audio is not None and batch.audio is not None and batch.audio_noise is not None
         made = audio_velocity(audio_out, audio.reference_tokens)
@@ -71,7 +81,10 @@ def video_input(config: TransformerConfig, batch: LatentBatch, black: Tensor) ->
     guided = config.film_guide and batch.task.has_film and shown is not None
     fill = shown.latents[:, :, -frames:] if guided else black[:, :, :frames]
     condition = condition_on(batch.video, batch.keep_mask, fill)
-    return assemble_video(noisy, condition, batch.video_references, batch.video_time, patch=config.patch)
+    high = None if batch.high is None else batch.high.given(batch.video_time, batch.keep_mask, black)
+    return assemble_video(
+        noisy, condition, batch.video_references, batch.video_time, patch=config.patch, keyframes=high
+    )
 
 
 def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | None:
@@ -118,6 +131,7 @@ def to_device(batch: LatentBatch, device: torch.device) -> LatentBatch:
         audio_noise=move(batch.audio_noise),
         audio_time=batch.audio_time.to(device),
         audio_references=None if heard is None else AudioReferences(heard.latents.to(device)),
+        high=None if batch.high is None else batch.high.to(device),
     )
 
 

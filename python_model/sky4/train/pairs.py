@@ -51,16 +51,14 @@ def render_pairs(
     """(small [S, 3, F, s, s], large [S, 3, F2, scale*s, scale*s]) pixels in -1..1."""
     scenes, starts = zip(*(pair_scene(seed, index, level, split) for index in indices), strict=True)
     small = render_video(scenes, shape.frames, shape.fps, shape.size, starts, device)
-    large = render_video(
-        scenes, shape.high_frames, shape.fps * shape.rate, shape.size * shape.scale, starts, device
-    )
+    large = render_video(scenes, shape.high_frames, shape.fps * shape.rate, shape.size * shape.scale, starts, device)
     return small, large
 
 
 def encode_pairs(
     seed: int, indices: range, shape: PairShape, level: int, codec: VideoCodec, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """video [S, C, T, h, w] of the small clips, worn [S, C, T, h, w] of the worn ones, high [S, C, T2, H, W]; float16."""
+    """video and worn [S, C, T, h, w] of the small clips, high [S, C, T2, H, W] of the large ones; float16."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "worn", "high")}
     for at in range(0, len(indices), AT_ONCE):
         some = indices[at : at + AT_ONCE]

@@ -8,7 +8,7 @@ Legend: B samples, C latent channels, T -> T2 latent frames, h w -> H W latent g
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sky4.errors import Sky4Failure
 from sky4.model.checkpoint import save_transformer
 from sky4.model.refiner import refiner_from
 from sky4.model.transformer import JointTransformer
+from sky4.train.batches import GOLDEN
 from sky4.train.cache import codec_digest
 from sky4.train.keyed import generator, permuted
 from sky4.train.latent_cache import LatentPool, Manifest, shard_path, write_shard
@@ -38,8 +39,6 @@ from sky4.train.start import starting_weights
 from sky4.world.captions import caption
 from sky4.world.scene import sample_scene
 
-GOLDEN = (5**0.5 - 1) / 2
-
 
 @dataclass(frozen=True)
 class RefinerConfig:
@@ -49,7 +48,7 @@ class RefinerConfig:
     shard: int = 32
     scene_seed: int = 5
     level: int = 1
-    shape: PairShape = PairShape()
+    shape: PairShape = field(default_factory=PairShape)
     frames: int = 5  # latent frames T2 of a sample, cut out anywhere; an odd number: it begins on a low one
     dual_blocks: int | None = None  # None: as many as the video tower has
     single_blocks: int | None = None
@@ -57,6 +56,7 @@ class RefinerConfig:
     keyframes: float = 0.25  # share with one or two frames known
     source: float = 0.15  # share with a region known
     drop_text: float = 0.3
+    time_power: float = 2.0  # t = u^power: most where noise is strong, since refining takes few steps
     density: float = 1 / 3
     density_step: float = 0.1
     density_every: int = 400  # samples
@@ -106,7 +106,8 @@ class RefinerProblem:
         high, condition = self.samples(seed, numbers, items)
         eps = batch_noise(high.shape[1:], seed, "refiner", numbers).to(self.device)
         start = generator(seed, "refiner time", 0).random()
-        t = torch.tensor([(start + number * GOLDEN) % 1.0 for number in numbers], device=self.device)
+        even = torch.tensor([(start + number * GOLDEN) % 1.0 for number in numbers], device=self.device)
+        t = even**self.config.time_power
         noisy = noised(high, eps, t)
         density, patch = self.config.density_at(first), self.transformer.patch
         with torch.no_grad():
@@ -206,12 +207,8 @@ def fill_pairs(config: RefinerConfig, codec: VideoCodec, device: torch.device, s
             continue
         indices = range(shard * config.shard, (shard + 1) * config.shard)
         arrays = encode_pairs(config.scene_seed, indices, shape, config.level, codec, device)
-        write_shard(folder, shard, _numbered(manifest, indices), arrays)
+        write_shard(folder, shard, replace(manifest, first=indices[0], count=len(indices)), arrays)
         say(f"pairs {shard + 1}/{count}")
-
-
-def _numbered(manifest: Manifest, indices: range) -> Manifest:
-    return Manifest(**{**vars(manifest), "first": indices[0], "count": len(indices)})
 
 
 def _base_manifest(folder: str) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class DataSettings:
     family_frames: int = 33
     family_level: int = 3
     family_shard: int = 32
+    pairs: int = 0  # of one scene at two sizes and rates, for keyframes
+    pair_frames: int = 17
+    pair_scale: int = 2
+    pair_shard: int = 32
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ class TaskSettings:
 
     weight: float  # share of samples
     frames: tuple[int, ...] = ()  # latent frames to draw the length from; none: the whole clip
-    keep: tuple[int, ...] = (1,)  # latent frames kept by extend and backward
+    keep: tuple[int, ...] = (1,)  # latent frames kept by extend and backward, of clips and of takes
     first: float = 0.0  # share of samples that also keep their first frame: drive, reference
     sound: float = 1.0  # share of batches of a row of the tasks' table, or of takes, that have their sound
     batch: int | None = None  # a size of its own in place of the token budget's
+    keyframes: tuple[int, ...] = (1, 2)  # numbers of high-resolution frames beside the clip: keyframes
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,16 @@ KINDS: dict[str, str] = {
     "reference": "an image of the object and a sound of the material are in-context references",
     "drive": "the sound is given (t_a = 1), the video is made",
     "v2a": "the video is given (t_v = 1), the sound is made",
+    "keyframes": "a silent clip and some of its frames at a higher resolution beside it: the video tower alone",
     "take": "a take of a family from its caption; a share keeps its first k frames, its last, its first or a region",
+    "take_extend": "the first k of a take that goes on are kept",
+    "take_backward": "the last k of a take that goes on are kept",
     "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
     **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
 }
-FAMILY_KINDS = ("take", "same", *ROWS)
+ONWARD_KINDS = ("take_extend", "take_backward")
+FAMILY_KINDS = ("take", *ONWARD_KINDS, "same", *ROWS)
+KEEPING_KINDS = ("extend", "backward", *ONWARD_KINDS)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class Task:
     kind: str  # one of KINDS
     frames: int  # latent frames; 1 for t2i
     batch: int  # samples
-    keep: int = 1  # latent frames kept by extend and backward
+    keep: int = 1  # latent frames kept by KEEPING_KINDS
     first: float = 0.0  # share of samples that also keep their first frame
     sound: bool = True  # whether a family's take has its sound
+    keyframes: int = 0  # high-resolution frames beside the clip
 
     @property
     def row(self) -> TaskRow | None:
@@ -58,7 +64,8 @@ class Task:
     @property
     def pool(self) -> Pool:
         """Where its samples come from."""
-        return "images" if self.kind == "t2i" else "families" if self.kind in FAMILY_KINDS else "clips"
+        named: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs", **dict.fromkeys(FAMILY_KINDS, "families")}  # type: ignore[dict-item]
+        return named.get(self.kind, "clips")
 
     @property
     def has_film(self) -> bool:
@@ -71,7 +78,7 @@ class Task:
 
     @property
     def has_audio(self) -> bool:
-        return self.sound and self.kind not in ("t2i", "t2v")
+        return self.sound and self.kind not in ("t2i", "t2v", "keyframes")
 
     @property
     def trains_video(self) -> bool:
@@ -86,15 +93,27 @@ class TaskMix:
     """Draws the task of each batch so that the *samples* come in the shares that the weights say."""
 
     def __init__(
-        self, tasks: Mapping[str, TaskSettings], batch: BatchSettings, clip: ClipGeometry, family_frames: int = 1
+        self,
+        tasks: Mapping[str, TaskSettings],
+        batch: BatchSettings,
+        clip: ClipGeometry,
+        family_frames: int = 1,
+        pair_frames: int = 1,
+        keyframe_cells: int = 4,
     ) -> None:
-        """family_frames: latent frames of the families' takes."""
+        """family_frames, pair_frames: latent frames of the families' takes and of pairs; keyframe_cells: cells of a
+        keyframe for each of a frame's."""
+
+        def longest_of(name: str) -> int:
+            pool = Task(name, 1, 1).pool
+            return {"families": family_frames, "pairs": pair_frames}.get(pool, clip.latent_frames)
+
         for name, task in tasks.items():
             if name not in KINDS:
                 raise ValueError(f"unknown task 'tasks.{name}'; use one of {', '.join(KINDS)}")
             if task.weight < 0:
                 raise ValueError(f"tasks.{name}.weight must not be negative, got {task.weight}")
-            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            longest = longest_of(name)
             if any(not 1 <= frames <= longest for frames in task.frames):
                 raise ValueError(
                     f"tasks.{name}.frames must lie between 1 and the {longest} latent frames that there are, "
@@ -105,11 +124,11 @@ class TaskMix:
         for name, task in tasks.items():
             if task.weight == 0:
                 continue
-            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            longest = longest_of(name)
             lengths = (1,) if name == "t2i" else task.frames or (longest,)
             for frames in lengths:
                 for form, share in _forms(name, task, frames):
-                    size = task.batch or batch_size(form, batch, clip)
+                    size = task.batch or batch_size(form, batch, clip, keyframe_cells)
                     self._tasks.append(replace(form, batch=size))
                     # A share of samples: a batch of many samples is drawn less often.
                     shares.append(task.weight * share / len(lengths) / size)
@@ -130,28 +149,34 @@ def window(clip: ClipGeometry, frames: int) -> ClipGeometry:
     return replace(clip, frames=(frames - 1) * clip.temporal_compression + 1)
 
 
-def batch_size(task: Task, batch: BatchSettings, clip: ClipGeometry) -> int:
+def batch_size(task: Task, batch: BatchSettings, clip: ClipGeometry, keyframe_cells: int = 4) -> int:
     """Samples of one batch under the token budget; each tower's text tokens and references count too."""
     geometry = window(clip, task.frames)
     video = geometry.video_tokens + batch.text_tokens if task.has_video else 0
     shown = ("base",) if task.kind == "same" else task.row.shown if task.row else ()
     lengths = {"still": geometry.video_tokens // task.frames, "hit": 0}  # a hit is half a second of sound
     video += sum(lengths.get(name.partition(":")[0], geometry.video_tokens) for name in shown)
+    video += task.keyframes * keyframe_cells * geometry.video_tokens // task.frames
     audio = geometry.audio_tokens + batch.text_tokens if task.has_audio else 0
     return max(batch.parts, min(batch.largest, batch.tokens // (video + audio)))
 
 
 def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float]]:
     """The forms in which a kind comes at one length, with their shares: each k that is kept, with sound and without."""
-    if name in ("extend", "backward"):
-        keeps = tuple(k for k in task.keep if k < frames) or (1,)
-        return [(Task(name, frames, 1, keep, task.first), 1 / len(keeps)) for keep in keeps]
-    form = Task(name, frames, 1, 1, task.first)
+    keeps = tuple(k for k in task.keep if k < frames) if name in KEEPING_KINDS else ()
+    forms = [(Task(name, frames, 1, keep, task.first), 1 / len(keeps or (1,))) for keep in keeps or (1,)]
+    if name == "keyframes":
+        counts = tuple(count for count in task.keyframes if count <= frames) or (1,)
+        return [(replace(form, keyframes=count), share / len(counts)) for form, share in forms for count in counts]
     if name not in FAMILY_KINDS:
-        return [(form, 1.0)]
+        return forms
     silent = name in ROWS and ROWS[name].sound is None
     sounding = 0.0 if silent else task.sound
-    forms = [(form, sounding), (replace(form, sound=False), 1 - sounding)]
+    forms = [
+        (replace(form, sound=sound), share * weight)
+        for form, share in forms
+        for sound, weight in ((True, sounding), (False, 1 - sounding))
+    ]
     return [(form, share) for form, share in forms if share > 0]
 
 
@@ -160,9 +185,9 @@ def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> T
     shape = (len(numbers), task.frames, *grid)
     if task.kind == "i2v":
         return keep_first(shape)
-    if task.kind == "extend":
+    if task.kind in ("extend", "take_extend"):
         return keep_first(shape, task.keep)
-    if task.kind == "backward":
+    if task.kind in ("backward", "take_backward"):
         return keep_last(shape, task.keep)
     if task.row is not None and task.row.first:
         return keep_first(shape)
