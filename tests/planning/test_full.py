@@ -19,6 +19,8 @@ from sky4.planning.stages import Setting
 from sky4.planning.trace import traced, without_values
 from sky4cli.bench import PROMPT, request_of_model
 
+pytestmark = pytest.mark.slow  # thousands of operations are walked through
+
 KEYFRAMES = (0, 15, 30, 45, 60)
 
 

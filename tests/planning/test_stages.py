@@ -57,7 +57,8 @@ def test_tokens_and_shapes_are_those_of_the_clip(nano_model: Path) -> None:
     assert stages["decode picture"].shapes["pixels"] == (1, 3, 9, 32, 32)
 
 
-def test_the_flops_of_a_step_are_those_that_torch_counts(nano_model: Path) -> None:
+def test_products_and_convolutions_are_those_that_torch_counts(nano_model: Path) -> None:
+    """Its counter knows no attention on the CPU, so that this is left out."""
     from sky4.bench.stages import _base_step, _decode_video
 
     request = replace(PLAIN, guidance=1.0, audio_guidance=1.0)
@@ -69,7 +70,10 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(nano_model: Path) -> No
             call = build(request, geometry, components)
             with FlopCounterMode(display=False) as counter:
                 call()
-        assert stages[name].call.flop == pytest.approx(counter.get_total_flops(), rel=0.02), name
+        counted = stages[name].call
+        assert counted.linear_flop + counted.convolution_flop == pytest.approx(counter.get_total_flops(), rel=1e-3), (
+            name
+        )
 
 
 def test_what_is_asked_for_decides_the_calls(nano_model: Path) -> None:
