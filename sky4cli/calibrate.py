@@ -38,7 +38,7 @@ def calibrate(
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.planning import calibration, measuring
     from sky4.planning.sketch import ModelSketch
-    from sky4.planning.stages import Setting
+    from sky4.planning.work import Setting
     from sky4cli.bench import PROMPT, request_of_model
     from sky4cli.console import Reporter
 

@@ -25,7 +25,7 @@ def plan_of(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketch, e
     from sky4.planning.calibration import find, model_key
     from sky4.planning.measuring import facts_of
     from sky4.planning.plan import plan_request, plan_within
-    from sky4.planning.stages import Setting
+    from sky4.planning.work import Setting
 
     device = choose_device(engine.device)
     dtype = choose_dtype(engine.dtype, device)

@@ -26,7 +26,7 @@ def tell_preset(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketc
     from sky4.pipeline.economy import Economy
     from sky4.planning import sharding
     from sky4.planning.plan import plan_request
-    from sky4.planning.stages import Setting
+    from sky4.planning.work import Setting
     from sky4cli.dry_run import aligned, table
 
     plan = plan_request(request, geometry, sketch, Setting("cuda", torch.bfloat16, Economy(release=True)))

@@ -15,8 +15,8 @@ from sky4.pipeline.validate import validate
 from sky4.planning import sharding
 from sky4.planning.plan import Plan, plan_request
 from sky4.planning.presets import preset_sketch
-from sky4.planning.stages import Setting
 from sky4.planning.trace import traced, without_values
+from sky4.planning.work import Setting
 from sky4cli.bench import PROMPT, request_of_model
 
 pytestmark = pytest.mark.slow  # thousands of operations are walked through

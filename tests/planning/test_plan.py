@@ -16,8 +16,8 @@ from sky4.planning import calibration
 from sky4.planning.calibration import FEATURES, Calibration, Facts, Sighting, fitted, model_key
 from sky4.planning.plan import Plan, plan_request, plan_within
 from sky4.planning.sketch import ModelSketch
-from sky4.planning.stages import Setting
 from sky4.planning.trace import Cost
+from sky4.planning.work import Setting
 from tests.pipeline.plain import PLAIN
 
 CPU = Setting("cpu", torch.float32)

@@ -19,8 +19,10 @@ from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.validate import validate
+from sky4.planning.networks import Part
 from sky4.planning.sketch import ModelSketch
-from sky4.planning.stages import Part, Setting, Stage, stages_of
+from sky4.planning.stages import stages_of
+from sky4.planning.work import Setting, Stage
 from sky4.prompting.references import ReferenceFile
 from tests.pipeline.plain import PLAIN
 
@@ -126,11 +128,11 @@ def test_a_refined_clip_has_a_stage_of_tiles_and_larger_frames(refining_model: P
 
 
 def test_a_long_clip_is_counted_as_all_of_it_would_be(nano_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sky4.planning import stages as module
+    from sky4.planning import decoding as module
 
     request = replace(PLAIN, frames=65)
     short = planned(request, nano_model, replace(CPU, economy=Economy(chunk=2)))[1]["decode picture"].call
-    monkeypatch.setattr(module, "_by_length", lambda cost_of, latents, chunk: cost_of(latents))
+    monkeypatch.setattr(module, "by_length", lambda cost_of, latents, chunk: cost_of(latents))
     whole = planned(request, nano_model, replace(CPU, economy=Economy(chunk=2)))[1]["decode picture"].call
     assert short.flop == pytest.approx(whole.flop, rel=1e-6)
     assert short.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.02)

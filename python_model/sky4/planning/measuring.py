@@ -15,7 +15,8 @@ from sky4.pipeline.request import ClipRequest
 from sky4.planning.calibration import Calibration, Facts, Sighting, fitted, model_key
 from sky4.planning.plan import held_of
 from sky4.planning.sketch import ModelSketch
-from sky4.planning.stages import Setting, stages_of
+from sky4.planning.stages import stages_of
+from sky4.planning.work import Setting
 
 Measure = Callable[[ClipRequest], Mapping[str, Any]]  # one run, as sky4cli.probe tells it
 

@@ -13,8 +13,10 @@ from sky4.geometry import ClipGeometry
 from sky4.pipeline.economy import Economy
 from sky4.pipeline.request import ClipRequest
 from sky4.planning.calibration import Calibration, model_key
+from sky4.planning.networks import Part
 from sky4.planning.sketch import ModelSketch
-from sky4.planning.stages import Part, Setting, Stage, stages_of
+from sky4.planning.stages import stages_of
+from sky4.planning.work import Setting, Stage
 
 Counted = tuple[dict[str, Part], list[Stage]]
 
