@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def table(plan: Plan) -> list[str]:
     return lines + aligned(rows, right=(2, 3, 4, 5)) + ["", f"calibration: {plan.calibrated}"]
 
 
-def aligned(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
     """Rows as lines, in columns; those numbered in `right` end together."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -41,7 +41,7 @@ def tell_preset(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketc
     assumed = ASSUMED.format(
         linear=sharding.LINEAR_SHARE, attention=sharding.ATTENTION_SHARE, convolution=sharding.CONVOLUTION_SHARE
     )
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("GPUs", "shared out as", "fullest in", "weights", "activations", "fits", "seconds of a clip", "clips an hour")
     ]
     rows += [_row(one) for one in found]

@@ -95,7 +95,7 @@ class StreamedDepths(Depths[PartT]):
         super().__init__(nn.ModuleList.__iter__(parts))
         self._place, self._store, self._reader = place, store, reader
 
-    def __iter__(self) -> Iterator[PartT]:
+    def __iter__(self) -> Iterator[PartT]:  # type: ignore[override]
         parts = list(super().__iter__())
         ahead = self._soon(0, parts)
         for index, part in enumerate(parts):

@@ -164,7 +164,8 @@ def idle_units(folder: Path) -> frozenset[str]:
 def placed(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """An empty module's weights and buffers on the device of `without_values`, floating ones in dtype."""
     for part in module.modules():
-        for store in (part._parameters, part._buffers):
+        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is not None:
                     kind = dtype if tensor.is_floating_point() else tensor.dtype

@@ -110,7 +110,7 @@ def traced(function: Callable[[], Any], device: str) -> Cost:
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flop: dict[Kind, int] = {"linear": 0, "attention": 0, "convolution": 0}
         self.moved = self.operations = self.alive = self.peak = 0
         self.heap = self.peak_heap = self.peak_mapped = 0
@@ -173,6 +173,10 @@ def _kind(packet: Any, name: str) -> Kind | None:
 
 
 def _flop(packet: Any, name: str, args: Any, made: Tensor, read_share: float) -> int:
+    return int(_products(packet, name, args, made, read_share))
+
+
+def _products(packet: Any, name: str, args: Any, made: Tensor, read_share: float) -> Any:
     if packet in LINEAR:
         left = args[1] if packet in (aten.addmm, aten.baddbmm) else args[0]
         return 2 * made.numel() * left.shape[-1]
