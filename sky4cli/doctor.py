@@ -100,6 +100,8 @@ def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         folder = ModelFolder.read(path)
         weight_files(path / "transformer")
+        if folder.manifest.refiner is not None:
+            weight_files(path / folder.manifest.refiner.path)
     except (RequestError, Sky4Failure) as error:
         return {"path": str(path)}, [str(error)]
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -112,6 +114,7 @@ def _model(path: Path) -> tuple[dict[str, Any], list[str]]:
         "hashes": weights_hashes(path),
         "makes": f"{manifest.defaults.width}x{manifest.defaults.height}, {manifest.defaults.frames} frames "
         f"at {manifest.defaults.fps} a second",
+        "refiner": "none" if manifest.refiner is None else f"{manifest.refiner.steps} steps",
     }
     return described, []
 

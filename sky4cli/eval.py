@@ -145,9 +145,9 @@ def world(
         if value not in (None, []) and flag not in FLAGS[suite]:
             raise RequestError(f"{flag} does not belong to --suite {suite}; drop it, or choose another suite")
     if suite == "refiner":
-        for given, told in ((ceiling, "--ceiling"), (codec, "--codec"), (save_clips, "--save-clips")):
+        for given, name in ((ceiling, "--ceiling"), (codec, "--codec"), (save_clips, "--save-clips")):
             if given:
-                raise RequestError(f"{told} does not belong to --suite refiner, which measures all at once; drop it")
+                raise RequestError(f"{name} does not belong to --suite refiner, which measures all at once; drop it")
     if ceiling and codec:
         raise RequestError("--ceiling and --codec are both given; run them one after the other")
     if save_clips and (ceiling or codec):

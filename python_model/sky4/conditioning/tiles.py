@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Span:
 
 
 Tile = tuple[Span, Span, Span]
+Cut = tuple[EllipsisType, slice, slice, slice]  # what a tensor is indexed with
 
 
 def tiles(grid: Box, tiling: Tiling, patch: int = 1) -> list[Tile]:
@@ -67,7 +69,7 @@ def spans(length: int, most: int, overlap: int, unit: int = 1) -> list[Span]:
             rise = torch.minimum(rise, (at - begin) / max(before - begin, 1))
         if after is not None:
             rise = torch.minimum(rise, (begin + most - at) / max(begin + most - after, 1))
-        rises.append(rise.clamp(0, 1))
+        rises.append(torch.sin(rise.clamp(0, 1) * (math.pi / 2)) ** 2)  # no kink where a neighbour sets in
     total = torch.zeros(length)
     for begin, rise in zip(begins, rises, strict=True):
         total[begin : begin + most] += rise
@@ -76,17 +78,22 @@ def spans(length: int, most: int, overlap: int, unit: int = 1) -> list[Span]:
     ]
 
 
-def blended(latents: Tensor, cut: list[Tile], apply: Callable[[tuple[slice, ...]], Tensor]) -> Tensor:
+def blended(latents: Tensor, cut: list[Tile], apply: Callable[[Cut], Tensor]) -> Tensor:
     """The sum of `apply` over the tiles by their weights, shaped as latents [B, C, T, H, W].
 
     apply is given what cuts a tile out of any [B, ..., T, H, W], and returns its part [B, C, t, h, w].
     """
     if len(cut) == 1:
-        return apply((..., *(span.cells for span in cut[0])))
+        return apply(cells_of(cut[0]))
     whole = torch.zeros_like(latents)
     for tile in cut:
         time, rows, columns = (span.weight.to(latents) for span in tile)
         weight = time[:, None, None] * rows[:, None] * columns
-        part = (..., *(span.cells for span in tile))
-        whole[part] += weight * apply(part)  # type: ignore[index]
+        whole[cells_of(tile)] += weight * apply(cells_of(tile))
     return whole
+
+
+def cells_of(tile: Tile) -> Cut:
+    """What cuts a tile out of any tensor that ends in (T, H, W)."""
+    time, rows, columns = tile
+    return ..., time.cells, rows.cells, columns.cells

@@ -22,13 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from sky4.conditioning.refiner import refiner_condition
-from sky4.conditioning.tiles import spans
+from sky4.conditioning.tiles import Box, spans
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
-from sky4.ops.cubes import video_tiling
 from sky4.pipeline.components import Components
 from sky4.pipeline.model_folder import RefinerEntry
-from sky4.pipeline.refine import HighGrid, refined
+from sky4.pipeline.refine import HighGrid, attention_work, refined
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.windows import to_frames
 from sky4.train.pairs import PairShape, pair_scene, render_pairs
@@ -112,9 +111,7 @@ def evaluate_refiner(components: Components, cases: int, steps: int | None, seed
         made.append(case)
         pictures.append(picture)
     say("refining scenes", cases, cases)
-    grid = high.geometry.grid
-    cubes = video_tiling(grid).cubes
-    work = -(-entry.density * cubes // 1) / cubes
+    work = attention_work(high, entry.density)
     return RefinerEvaluation(tuple(made), work, time.monotonic() - began, tuple(pictures))
 
 
@@ -137,7 +134,7 @@ def _case(
     whole = tuple(high.shape)
     refined_clip = run(tile=whole)
     cells = high.geometry.latent_frames, high.geometry.latent_height, high.geometry.latent_width
-    tile, overlap = _small_tiles(cells, high.geometry.patch)
+    tile, overlap = _small_tiles(cells, entry.overlap, high.geometry.patch)
     tiled = run(tile=tile, overlap=overlap)
     border, inside = seam_energy(tiled - large, cells, tile, overlap, high.geometry)
     case = RefinerCase(
@@ -165,25 +162,26 @@ def _refined(
         components.folder = kept
 
 
-def _small_tiles(cells: tuple[int, int, int], patch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(tile, overlap) that cut every axis of four cells or more in two at least."""
-    frames, *sides = cells
-    rows, columns = (max(2 * patch, side // 2 // patch * patch + patch) for side in sides)
-    return (max(2, frames // 2 + 1), rows, columns), (1, patch, patch)
+def _small_tiles(cells: Box, overlap: Box, patch: int) -> tuple[Box, Box]:
+    """(tile, overlap) that cut every axis in two, with the overlap that the model has, or half of a short axis."""
+    units = (1, patch, patch)
+    shared = [min(most, length // 2) // unit * unit for most, length, unit in zip(overlap, cells, units, strict=True)]
+    sizes = [-(-(length + both) // (2 * unit)) * unit for length, both, unit in zip(cells, shared, units, strict=True)]
+    return (sizes[0], sizes[1], sizes[2]), (shared[0], shared[1], shared[2])
 
 
 def seam_energy(
     error: Tensor,
-    cells: tuple[int, int, int],
-    tile: tuple[int, int, int],
-    overlap: tuple[int, int, int],
+    cells: Box,
+    tile: Box,
+    overlap: Box,
     geometry: ClipGeometry,
 ) -> tuple[float, float]:
     """Mean |step| of the error [1, 3, F, H, W] across the borders of cells: where tiles begin or end, and elsewhere.
 
     In steps of 0 to 255. Only cells' borders are compared, as a codec has steps of its own there.
     """
-    steps = {True: [0.0, 0], False: [0.0, 0]}
+    steps: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
     units = geometry.temporal_compression, geometry.spatial_compression, geometry.spatial_compression
     for axis, (length, most, shared, unit) in enumerate(zip(cells, tile, overlap, units, strict=True)):
         cut = spans(length, most, shared, 1 if axis == 0 else geometry.patch)

@@ -14,12 +14,14 @@ from torch import Tensor
 from sky4.conditioning.inpaint import VideoCondition, on_path, path_velocity, restore_kept
 from sky4.conditioning.keyframes import KeyframePlan, keyframe_fill
 from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
-from sky4.conditioning.tiles import Tiling, blended, tiles
+from sky4.conditioning.tiles import Cut, Tiling, blended, tiles
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import State, Times, sample, schedule
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.media import probe_video
+from sky4.ops.cubes import video_tiling
+from sky4.ops.vsa import cubes_kept
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import video_condition
@@ -105,6 +107,12 @@ def keyframe_plan(
     return KeyframePlan(frames, condition, eps)
 
 
+def attention_work(high: HighGrid, density: float) -> float:
+    """The share of a dense attention's work that the refiner's fine stage does, in one tile."""
+    cubes = video_tiling(high.geometry.grid).cubes
+    return cubes_kept(density, cubes) / cubes
+
+
 def refined(
     low: Tensor,
     keyframes: KeyframeLatents | None,
@@ -130,7 +138,7 @@ def refined(
         noisy = on_path(state[0], eps, condition, times[0])
         t = torch.full((1,), times[0], device=noisy.device)
 
-        def of_tile(part: tuple[slice, ...]) -> Tensor:
+        def of_tile(part: Cut) -> Tensor:
             mine, given = noisy[part], VideoCondition(condition.latents[part], condition.keep_mask[part])
             out = model(assemble_refiner(mine, given, t, density=entry.density, patch=patch), text)
             return refiner_velocity(out, mine, given, t, patch)

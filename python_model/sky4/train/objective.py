@@ -79,7 +79,7 @@ def video_input(config: TransformerConfig, batch: LatentBatch, black: Tensor) ->
     noisy = noised(batch.video, batch.video_noise, batch.video_time)
     frames, shown = batch.video.shape[2], batch.video_references
     guided = config.film_guide and batch.task.has_film and shown is not None
-    fill = shown.latents[:, :, -frames:] if guided else black[:, :, :frames]
+    fill = shown.latents[:, :, -frames:] if guided and shown is not None else black[:, :, :frames]
     condition = condition_on(batch.video, batch.keep_mask, fill)
     high = None if batch.high is None else batch.high.given(batch.video_time, batch.keep_mask, black)
     return assemble_video(

@@ -64,8 +64,10 @@ class Task:
     @property
     def pool(self) -> Pool:
         """Where its samples come from."""
-        named: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs", **dict.fromkeys(FAMILY_KINDS, "families")}  # type: ignore[dict-item]
-        return named.get(self.kind, "clips")
+        if self.kind in FAMILY_KINDS:
+            return "families"
+        own: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs"}
+        return own.get(self.kind, "clips")
 
     @property
     def has_film(self) -> bool:
