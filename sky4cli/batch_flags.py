@@ -41,6 +41,7 @@ FOLDER_INPUTS: dict[str, dict[Kind, tuple[str, ...]]] = {
 NOT_OF_A_JOB = (
     *("--force", "--json", "--quiet", "--mask-preview"),
     *("--resume-dir", "--resume", "--events", "--preview-every"),
+    *("--memory", "--dry-run", "--preset"),
     *("--format", "--no-metadata", "--sidecar", "--c2pa"),
 )
 NAMED = {"NAME=PATH": "named path", "[NAME=]PATH": "path, a name or not"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sky4.errors import RequestError
+from sky4cli.calibrate import calibrate
 from sky4cli.options import Backend, Device, Dtype, Model, Quiet, Sampler, Size, Steps, parse_size
 
 if TYPE_CHECKING:
+    from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
     from sky4cli.bench_session import BenchSession
 
@@ -235,6 +238,9 @@ def tower(
         session.run_cases([tower_case(TowerSize(), session.setting, kind) for kind in dtypes], budget, dtypes)
 
 
+bench_app.command("calibrate")(calibrate)
+
+
 def _show_compiled(as_json: bool) -> None:
     """The compiler's log as a table, or as JSON."""
     import dataclasses
@@ -266,26 +272,30 @@ def _request(
 ) -> ClipRequest:
     """The clip that is generated; what is not asked for is as the model was trained."""
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
-    from sky4.pipeline.request import ClipRequest
 
     folder = ModelFolder.read(model or BUNDLED)
-    defaults = folder.defaults
-    width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
-    request = ClipRequest(
-        prompt=prompt,
+    made = request_of_model(folder, prompt)
+    width, height = parse_size(size) if size is not None else (made.width, made.height)
+    request = replace(
+        made,
         width=width,
         height=height,
-        frames=defaults.frames if frames is None else frames,
-        fps=defaults.fps,
-        steps=defaults.steps if steps is None else steps,
-        sampler=sampler or defaults.sampler,
-        guidance=defaults.guidance,
-        audio_guidance=defaults.audio_guidance,
-        shift=defaults.shift,
+        frames=made.frames if frames is None else frames,
+        steps=made.steps if steps is None else steps,
+        sampler=sampler or made.sampler,
         seed=seed,
     )
     folder.geometry(width, height, request.frames, request.fps)
     return request
+
+
+def request_of_model(folder: ModelFolder, prompt: str) -> ClipRequest:
+    """A clip as the model was trained."""
+    from sky4cli.requests import Sampling, Shape, request_of
+
+    defaults = folder.defaults
+    shape = Shape(defaults.width, defaults.height, defaults.frames, defaults.fps)
+    return request_of(prompt, shape, Sampling(), defaults)
 
 
 def _session(context: typer.Context, **fixed: str) -> BenchSession:

@@ -14,6 +14,7 @@ from sky4cli.options import (
     Backend,
     C2pa,
     Device,
+    DryRun,
     Dtype,
     Events,
     Force,
@@ -22,6 +23,7 @@ from sky4cli.options import (
     Instruction,
     Json,
     KeepAudio,
+    Memory,
     Mix,
     Model,
     NegativePrompt,
@@ -41,6 +43,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    parse_memory,
     provenance_of,
     soundtrack_of,
 )
@@ -94,6 +97,8 @@ def edit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -130,7 +135,7 @@ def edit(
         references=(*references, source_reference(source, references)),
     )
     request = with_refinement(request, folder, refine, keyframes)
-    engine = Engine(folder.path, device, dtype, attention_backend)
+    engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, target, force, as_json, quiet, None, source.notes, following, provenance)
 

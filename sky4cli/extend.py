@@ -16,6 +16,7 @@ from sky4cli.options import (
     Backend,
     C2pa,
     Device,
+    DryRun,
     Dtype,
     EncodeAudio,
     Enhance,
@@ -24,6 +25,7 @@ from sky4cli.options import (
     From,
     Guidance,
     Json,
+    Memory,
     Model,
     NegativePrompt,
     NoMetadata,
@@ -41,6 +43,7 @@ from sky4cli.options import (
     SourceFps,
     Steps,
     Variations,
+    parse_memory,
     parse_number,
     parse_start,
     provenance_of,
@@ -112,6 +115,8 @@ def extend(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -156,7 +161,7 @@ def extend(
         segments=segments,
     )
     request = with_refinement(request, folder, refine, keyframes)
-    engine = Engine(folder.path, device, dtype, attention_backend)
+    engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
     notes = (*file.notes, *notes)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following, provenance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from sky4cli.options import (
     Backend,
     C2pa,
     Device,
+    DryRun,
     Dtype,
     Enhance,
     Events,
@@ -23,6 +24,7 @@ from sky4cli.options import (
     Frames,
     Guidance,
     Json,
+    Memory,
     Model,
     NegativePrompt,
     NoMetadata,
@@ -42,6 +44,7 @@ from sky4cli.options import (
     Size,
     Steps,
     Variations,
+    parse_memory,
     parse_number,
     parse_size,
     provenance_of,
@@ -53,6 +56,9 @@ from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults
     from sky4.pipeline.request import Outputs, Source
+
+# What a preset is planned for where nothing is asked for: 1080p, 32 frames a second, 481 of them.
+PUBLISHED_SIZE, PUBLISHED_KEYFRAMES = "1920x1088@32", "5"
 
 EXAMPLES = (
     'sky4 generate --prompt "a red circle bounces on the ground <sfx>a low drum at each bounce</sfx>" -o circle.mp4',
@@ -93,9 +99,15 @@ def generate(
     refine: RefineTo = None,
     keyframes: KeyframesAt = None,
     model: Model = None,
+    preset: Annotated[
+        Literal["1b", "full"] | None,
+        typer.Option("--preset", help="With --dry-run: plan with this architecture, which has no weights yet."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -108,8 +120,9 @@ def generate(
     quiet: Quiet = False,
 ) -> Planned:
     """Make a clip from a prompt, and from pictures, video or sound where given."""
-    from sky4.pipeline.model_folder import BUNDLED, ModelFolder
+    from sky4.pipeline.model_folder import BUNDLED
     from sky4.prompting import resolve_references
+    from sky4cli.fitting import folder_of
     from sky4cli.following import Following
     from sky4cli.requests import Sampling, Shape, outputs_for, request_of
 
@@ -124,7 +137,11 @@ def generate(
     outputs = outputs_for(out, only)
     references = resolve_references(ref or [])
     following = Following(resume_dir, resume, events, preview_every)
-    folder = ModelFolder.read(model or BUNDLED)
+    if preset is not None:
+        _check_preset(preset, model, dry_run)
+        if refine is None and size is None:
+            refine, keyframes = PUBLISHED_SIZE, keyframes or PUBLISHED_KEYFRAMES
+    folder = folder_of(model or BUNDLED, preset)
     defaults = folder.defaults
     rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
@@ -138,9 +155,17 @@ def generate(
         references=references,
     )
     request = with_refinement(request, folder, refine, keyframes)
-    engine = Engine(folder.path, device, dtype, attention_backend)
+    memory_bytes = parse_memory(memory)
+    engine = Engine(folder.path, device, dtype, attention_backend, None, memory_bytes, dry_run, preset=preset)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, out, force, as_json, quiet, enhance, (), following, provenance)
+
+
+def _check_preset(preset: str, model: Path | None, dry_run: bool) -> None:
+    if model is not None:
+        raise RequestError(f"--preset {preset} and --model {model} are both given; drop one of them")
+    if not dry_run:
+        raise RequestError(f"--preset {preset} has no weights to make a clip with; add --dry-run, or give a --model")
 
 
 def frames_wanted(

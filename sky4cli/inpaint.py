@@ -14,6 +14,7 @@ from sky4cli.options import (
     Backend,
     C2pa,
     Device,
+    DryRun,
     Dtype,
     Enhance,
     Events,
@@ -22,6 +23,7 @@ from sky4cli.options import (
     Guidance,
     Json,
     KeepAudio,
+    Memory,
     Mix,
     Model,
     NegativePrompt,
@@ -42,6 +44,7 @@ from sky4cli.options import (
     Steps,
     Variations,
     from_stdin,
+    parse_memory,
     provenance_of,
     soundtrack_of,
 )
@@ -144,6 +147,8 @@ def inpaint(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -208,7 +213,7 @@ def inpaint(
         variation_paths(target, variations, force, resume)
         with Reporter(quiet=quiet, as_json=as_json) as reporter:
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
-    engine = Engine(folder.path, device, dtype, attention_backend)
+    engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
     notes += stretched(shape, canvas)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following, provenance)

@@ -15,7 +15,7 @@ import typer
 import typer.main
 
 from sky4 import __version__
-from sky4.errors import Interrupted, RequestError, Sky4Failure
+from sky4.errors import DoesNotFit, Interrupted, RequestError, Sky4Failure
 from sky4cli import pipe
 from sky4cli.batch import EXAMPLES as BATCH_EXAMPLES
 from sky4cli.batch import BatchCommand, batch
@@ -48,7 +48,7 @@ from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave, print_any_name
 from sky4cli.train import train
 
-OK, FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_REQUEST, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="sky4",
@@ -102,7 +102,10 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad request, 4 some jobs failed, 130 interrupted."""
+    """Run one command; returns the exit code.
+
+    0 done, 1 failed, 2 bad request, 3 does not fit, 4 some jobs failed, 130 interrupted.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     _say_more(False)
     if not _verbose[0]:
@@ -112,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = root(args=words, prog_name="sky4", standalone_mode=False, default_map=_defaults(root, words))
     except RequestError as error:
         return _say(error, BAD_REQUEST)
+    except DoesNotFit as error:
+        return _say(error, DOES_NOT_FIT)
     except Sky4Failure as error:
         return _say(error, FAILED)
     except Interrupted as error:

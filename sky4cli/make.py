@@ -9,9 +9,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from sky4.config import config_from_dict
 from sky4.errors import RequestError
+from sky4.pipeline.economy import Economy
 from sky4cli.check import warn_failed
 from sky4cli.console import Reporter
+from sky4cli.fitting import folder_of, planned_engine
 from sky4cli.following import UNFOLLOWED, Following
 from sky4cli.pipe import deliver
 from sky4cli.planned import Engine, Planned
@@ -37,7 +40,8 @@ def carried_out(plan: Callable[Flags, Planned | None]) -> Callable[Flags, None]:
         if planned is None:
             return
         request, following = planned.request, planned.following
-        paths = variation_paths(planned.out, request.variations, planned.force, following.resume)
+        replaces = planned.force or planned.engine.dry_run  # a dry run writes nothing, whatever lies there
+        paths = variation_paths(planned.out, request.variations, replaces, following.resume)
         name = getattr(plan, "__name__", "")
         with Reporter(quiet=planned.quiet, as_json=planned.as_json, events=following.events, command=name) as reporter:
             make_clips(
@@ -70,16 +74,23 @@ def make_clips(
     RequestError before any weights are loaded, where that is possible; Interrupted where the user stops it.
 
     notes: what the command has found worth saying, beside what is said of every request. provenance: where the recipe
-    goes, and who signs; None is into the file.
+    goes, and who signs; None is into the file. Nothing is made, and [] is returned, where the engine asks for a dry
+    run.
     """
     from sky4.media import Provenance
-    from sky4.pipeline.model_folder import ModelFolder
 
     began = time.monotonic()
     provenance = provenance or Provenance()
-    folder = ModelFolder.read(engine.model)
-    for note in (*notes, *check_before(request, folder, paths, provenance, force or following.resume)):
+    folder = folder_of(engine.model, engine.preset)
+    for note in (
+        *notes,
+        *check_before(request, folder, paths, provenance, force or following.resume or engine.dry_run),
+    ):
         reporter.note(f"note: {note}")
+    if engine.dry_run or engine.memory is not None:
+        engine = planned_engine(request, folder, engine, reporter)
+        if engine.dry_run:
+            return []
     if enhancer is not None:
         request = _enhanced(request, enhancer, reporter, following)
     following.check(request, paths)
@@ -107,7 +118,9 @@ def _made(
     from sky4.pipeline.preview_file import remove_preview
     from sky4.pipeline.states import NoStates
 
-    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    components = Components.load(
+        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
+    )
     states = following.states(request, components)
     previews = following.previews(request, paths, components, reporter)
     into, records = _unwritten(request, paths, states, force, reporter)
@@ -195,7 +208,9 @@ def make_latents(request: ClipRequest, engine: Engine, reporter: Reporter) -> Cl
     from sky4.pipeline.components import Components
     from sky4.pipeline.generate import generate_clip
 
-    components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+    components = Components.load(
+        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
+    )
     return generate_clip(request, components, reporter.stage)
 
 
@@ -272,6 +287,7 @@ def read_engine(recipe: dict[str, Any], model: Path | None, device: str | None) 
             dtype=computed["dtype"],
             attention_backend=computed["attention_backend"],
             threads=int(computed["threads"]),
+            economy=config_from_dict(Economy, computed.get("economy", {}), "economy"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"the recipe does not tell what computed it ({error!r}); the file was edited") from error

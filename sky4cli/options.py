@@ -127,6 +127,15 @@ PreviewEvery = Annotated[
     int | None,
     typer.Option("--preview-every", metavar="N", help="After every N steps, a contact sheet: OUT.preview.png."),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Stay within this, such as 12G, by what is offloaded and in which dtype."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Tell what it would take, stage by stage, and make nothing; loads no weights.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
@@ -198,6 +207,23 @@ def parse_start(flag: str, text: str, example: str) -> Fraction:
     if value < 0:
         raise RequestError(f"{flag} {text}: must be 0 or more, for example {example}")
     return value
+
+
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_memory(text: str | None) -> int | None:
+    """'12G', '800M', '1.5GiB' to bytes; G is 1024 M. RequestError for anything else."""
+    if text is None:
+        return None
+    short = text.strip().upper().removesuffix("B").removesuffix("I")
+    try:
+        size = round(Fraction(short[:-1]) * SIZES[short[-1:]])
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise RequestError(f"--memory {text}: expected a size such as 12G or 800M") from None
+    if not 2**20 <= size < 2**60:
+        raise RequestError(f"--memory {text}: must be at least 1M, for example 12G")
+    return size
 
 
 def _fraction(flag: str, text: str, example: str) -> Fraction:

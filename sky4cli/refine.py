@@ -13,11 +13,13 @@ from sky4cli.options import (
     Backend,
     C2pa,
     Device,
+    DryRun,
     Dtype,
     Events,
     Force,
     From,
     Json,
+    Memory,
     Model,
     NoMetadata,
     PartSeconds,
@@ -27,6 +29,7 @@ from sky4cli.options import (
     ResumeDir,
     Seed,
     Sidecar,
+    parse_memory,
     provenance_of,
 )
 from sky4cli.pipe import Container, opened
@@ -77,6 +80,8 @@ def refine(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    memory: Memory = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -121,7 +126,7 @@ def refine(
         soundtrack=track,
         refinement=target,
     )
-    engine = Engine(folder.path, device, dtype, attention_backend)
+    engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
     notes = (*file.notes, *notes, *more)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, path, force, as_json, quiet, None, notes, following, provenance)

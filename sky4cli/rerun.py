@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from sky4.errors import RequestError, Sky4Failure
 from sky4cli.options import (
     C2pa,
+    DryRun,
     Events,
     Force,
     Json,
@@ -48,6 +50,7 @@ def rerun(
     ] = False,
     model: Model = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: where the clip was made.")] = None,
+    dry_run: DryRun = False,
     resume_dir: ResumeDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -70,21 +73,26 @@ def rerun(
     if verify and (settings or out is not None):
         flag = f"-o {out}" if out is not None else "--set"
         raise RequestError(f"--verify compares the clip as it was made and writes nothing; drop {flag}, or --verify")
+    if verify and dry_run:
+        raise RequestError("--verify makes the latents and --dry-run makes nothing; drop one of them")
     if not verify and out is None:
         raise RequestError("-o is missing; name the output, or compare without one by --verify")
     out = opened(out, container)
     recipe = read_recipe(file)
     _check_version(recipe)
     request = changed(ClipRequest.from_dict(recipe.get("request", {})), settings or [])
-    engine = read_engine(recipe, model, device)
+    engine = replace(read_engine(recipe, model, device), dry_run=dry_run)
     following = Following(resume_dir, resume, events, preview_every)
     with Reporter(quiet=quiet, as_json=as_json, events=events, command="rerun") as reporter:
         if out is None:
             clip = make_latents(request, engine, reporter)
         else:
-            paths, provenance = variation_paths(out, 1, force, resume), provenance_of(no_metadata, sidecar, c2pa)
+            paths, provenance = (
+                variation_paths(out, 1, force or dry_run, resume),
+                provenance_of(no_metadata, sidecar, c2pa),
+            )
             clips = make_clips(request, engine, paths, force, reporter, following=following, provenance=provenance)
-            if not clips:  # the run that is resumed had come to its end
+            if not clips:  # of a dry run, or the run that is resumed had come to its end
                 return
             [clip] = clips
         if settings:

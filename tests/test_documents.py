@@ -167,6 +167,8 @@ def reads(command: Typed) -> Iterator[Path]:
 
 
 def writes(command: Typed) -> Iterator[Path]:
+    if command.values.get("dry_run"):
+        return
     out, variations = command.values.get("out"), command.values.get("variations", 1)
     if command.values.get("mask_preview") is not None:
         yield command.values["mask_preview"]

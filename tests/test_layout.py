@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "world"},
     {"checking"},
     {"pipeline", "train"},
-    {"evaluation", "bench", "batch"},
+    {"evaluation", "bench", "batch", "planning"},
     {"sky4cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -42,7 +42,15 @@ CLOSED_DOORS = [
 # a backend by its name, the doctor tells what there is, and the bench calls each operation by itself.
 ONLY_FROM = {
     "_C": ("sky4.ops", "sky4cli.doctor"),
-    "ops": ("sky4.model", "sky4.conditioning", "sky4.pipeline", "sky4.train", "sky4.bench", "sky4cli.doctor"),
+    "ops": (
+        "sky4.model",
+        "sky4.conditioning",
+        "sky4.pipeline",
+        "sky4.train",
+        "sky4.bench",
+        "sky4.planning",
+        "sky4cli.doctor",
+    ),
 }
 
 MODEL_FILE_LINES = 350

@@ -9,6 +9,10 @@ class Sky4Failure(RuntimeError):
     """The request was fine and something else failed: weights, numbers, disk. The CLI exits with 1."""
 
 
+class DoesNotFit(Sky4Failure):
+    """The request is fine and needs more memory than there is or may be used. The CLI exits with 3."""
+
+
 class Interrupted(Exception):
     """The user stopped the run; the message says what is left of it. The CLI exits with 130."""
 

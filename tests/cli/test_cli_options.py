@@ -12,6 +12,7 @@ from sky4cli.main import app
 SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
 FOLLOWING = ["--resume-dir", "--resume", "--events", "--preview-every"]
+PLANNING = ["--memory", "--dry-run"]
 SAYING = ["--force", "--json", "--quiet"]
 RECIPE = ["--no-metadata", "--sidecar", "--c2pa"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
@@ -28,7 +29,8 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *REFINING,
-        *ENGINE,
+        *("--model", "--preset", *WHERE),
+        *PLANNING,
         *FOLLOWING,
         *RECIPE,
         *SAYING,
@@ -41,6 +43,7 @@ OPTIONS = {
         *("-n --variations", "--only", "--enhance"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *FOLLOWING,
         *RECIPE,
         *SAYING,
@@ -53,6 +56,7 @@ OPTIONS = {
         *("-n --variations", "--enhance"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *FOLLOWING,
         *RECIPE,
         *SAYING,
@@ -64,6 +68,7 @@ OPTIONS = {
         *("-n --variations", "--only"),
         *REFINING,
         *ENGINE,
+        *PLANNING,
         *FOLLOWING,
         *RECIPE,
         *SAYING,
@@ -72,6 +77,7 @@ OPTIONS = {
         *("video", "--prompt", "-o --out", "--format", "--size", "--fps", "--from", "--seconds", "--sound"),
         *("--steps", "--seed"),
         *ENGINE,
+        *PLANNING,
         *FOLLOWING,
         *RECIPE,
         *SAYING,
@@ -86,7 +92,19 @@ OPTIONS = {
         *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
     ],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--format", "--set", "--verify", "--model", "--device", *FOLLOWING, *RECIPE, *SAYING],
+    "rerun": [
+        "file",
+        "-o --out",
+        "--format",
+        "--set",
+        "--verify",
+        "--model",
+        "--device",
+        "--dry-run",
+        *FOLLOWING,
+        *RECIPE,
+        *SAYING,
+    ],
     "diff": ["a", "b", "--json"],
     "config": ["--json"],
     "doctor": ["--model", "--json"],
@@ -123,6 +141,7 @@ OPTIONS = {
         *("--prompt", "--size", "--frames", "--steps", "--sampler", "--rounds", "--model", "--device"),
         *BENCH,
     ],
+    "bench calibrate": ["--model", "--rounds", *WHERE, "--threads", "--json", "--quiet"],
     "bench tower": ["--budget", *WHERE, *BENCH],
 }
 

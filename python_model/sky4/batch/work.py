@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sky4.batch.keys import ModelChanged
 from sky4.errors import RequestError, Sky4Failure
+from sky4.pipeline.economy import Economy
 from sky4.pipeline.engine import Engine
 from sky4.pipeline.request import ClipRequest
 
@@ -42,7 +43,8 @@ class Order:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Order:
-        engine = Engine(**{**values["engine"], "model": Path(values["engine"]["model"])})
+        told = values["engine"]
+        engine = Engine(**{**told, "model": Path(told["model"]), "economy": Economy(**told["economy"])})
         enhancer = None if values["enhancer"] is None else Path(values["enhancer"])
         request = ClipRequest.from_dict(values["request"])
         return cls(request, engine, Path(values["out"]), values["model"], values["replace"], enhancer)
@@ -100,7 +102,9 @@ class Worker:
             self._components = self._engine = None  # the old weights go before the new ones come
             progress("loading", 0, 1)
             engine = order.engine
-            found = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
+            found = Components.load(
+                engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
+            )
             _ = found.transformer, found.video_codec, found.audio_codec, found.text_encoder
             self._components, self._engine = found, engine
         if self._components.digest != order.model:  # read after the weights, so that both are of one state

@@ -45,7 +45,7 @@ def load_audio_codec(
         with single_modules():
             from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
             from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
-        voice = _vocoder_folder(path, folder, vocoder)
+        voice = vocoder_folder(path, folder, vocoder)
         vae = load_diffusers(MMAudioVAE, folder, device, dtype)
         statistics = read_statistics(folder, 2 * int(vae.config.latent_channels), float(vae.config.scaling_factor))
         return MMAudioCodec(vae, load_diffusers(MMAudioVocoder, voice, device, dtype), *statistics)
@@ -77,7 +77,8 @@ class OobleckCodec:
     reach of latents on either side, so that chunks together equal one piece up to rounding.
     """
 
-    def __init__(self, vae: Any, mean: Tensor, std: Tensor, chunk_latents: int = CHUNK_LATENTS):
+    def __init__(self, vae: Any, mean: Tensor, std: Tensor, chunk_latents: int = CHUNK_LATENTS, finished: bool = False):
+        """finished: units that add nothing have been taken out already."""
         config = vae.config
         if config.audio_channels != 2:
             raise Sky4Failure(
@@ -89,7 +90,7 @@ class OobleckCodec:
         self.hop = math.prod(config.downsampling_ratios)
         self.reach = decoder_reach(config.downsampling_ratios)
         self._mean, self._std, self._chunk = mean, std, chunk_latents
-        for part in (vae.encoder, vae.decoder):
+        for part in () if finished else (vae.encoder, vae.decoder):
             skip_idle_units(part)
 
     @torch.no_grad()
@@ -210,7 +211,8 @@ def check_audio_latents(codec: AudioCodec, latents: Tensor, samples: int) -> Non
         )
 
 
-def _vocoder_folder(path: str | Path, folder: Path, vocoder: str | Path | None) -> Path:
+def vocoder_folder(path: str | Path, folder: Path, vocoder: str | Path | None) -> Path:
+    """Where the vocoder of the MMAudioVAE in `folder` lies, which was asked for as `path`. RequestError without one."""
     if vocoder is not None:
         return find_folder(vocoder, "a vocoder")
     for beside in (folder / "vocoder", folder.parent / "vocoder"):

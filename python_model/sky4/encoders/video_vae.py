@@ -29,9 +29,12 @@ TILE_SIDES = (512, 256, 128)  # pixels, for a memory that whole frames do not fi
 CHUNK_LATENT_FRAMES = 8  # longer chunks gain nothing measurable and make the progress coarse
 
 
-def load_video_codec(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TiledCodec:
+def load_video_codec(
+    path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, chunk_latent_frames: int | None = None
+) -> TiledCodec:
     """The frozen codec of a folder or hub name in diffusers' format.
 
+    chunk_latent_frames: latent frames that a Wan codec takes at once; None: as many as suit the size.
     Raises RequestError where that is no video codec, Sky4Failure where its weights do not fit its config.
     """
     folder = find_folder(path, "a video codec")
@@ -39,7 +42,7 @@ def load_video_codec(path: str | Path, device: str = "cpu", dtype: torch.dtype =
     if name == "AutoencoderKLWan":
         with single_modules():
             from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-        return WanCodec(load_diffusers(AutoencoderKLWan, folder, device, dtype))
+        return WanCodec(load_diffusers(AutoencoderKLWan, folder, device, dtype), chunk_latent_frames)
     if name == "AutoencoderKLHunyuanVideo":
         with single_modules():
             from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo

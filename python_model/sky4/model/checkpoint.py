@@ -93,15 +93,22 @@ def _loaded(
     dtype: torch.dtype | None,
     config: TransformerConfig | None,
 ) -> ModelT:
-    stored = _stored_config(folder)
-    if config is not None and config != stored:
-        raise Sky4Failure(f"{folder / CONFIG} describes another transformer than the one asked for")
-    with torch.device("meta"):
-        model = build(stored)
+    model = described(build, folder, config)
     weights = read_weights(folder, device)
     check_fit(str(folder), {name: w.shape for name, w in model.state_dict().items()}, weights)
     model.load_state_dict({name: w.to(dtype) if dtype else w for name, w in weights.items()}, assign=True)
     return model.eval()
+
+
+def described(
+    build: Callable[[TransformerConfig], ModelT], folder: Path, config: TransformerConfig | None = None
+) -> ModelT:
+    """The model that `folder` describes, on the meta device, without weights. As load_transformer."""
+    stored = _stored_config(folder)
+    if config is not None and config != stored:
+        raise Sky4Failure(f"{folder / CONFIG} describes another transformer than the one asked for")
+    with torch.device("meta"):
+        return build(stored)
 
 
 def read_weights(folder: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -97,6 +97,10 @@ class Branch(nn.Module):
             ),
         )
 
+    def depths(self) -> list[tuple[nn.Module, ...]]:
+        """What works together at each depth: a block."""
+        return [(block,) for block in nn.ModuleList.__iter__(self.blocks)]
+
     def velocity(self, x: Tensor, context: Context) -> Tensor:
         scale, shift = self.head_modulation(context.condition).chunk(2, dim=-1)
         out: Tensor = self.head(modulate(x, shift, scale, context.reference_tokens))
@@ -130,6 +134,11 @@ class JointTransformer(nn.Module):
         self.audio = Branch(config, config.audio_channels, config.audio_channels, reads_text=False)
         self.exchanges: Depths[Exchange] = Depths([Exchange(config) for _ in range(config.blocks)])
         initialise(self.exchanges)
+
+    def depths(self) -> list[tuple[nn.Module, ...]]:
+        """What works together at each depth: a block of either tower and their exchange."""
+        towers = nn.ModuleList.__iter__(self.video.blocks), nn.ModuleList.__iter__(self.audio.blocks)
+        return list(zip(*towers, nn.ModuleList.__iter__(self.exchanges), strict=True))
 
     def forward(
         self, video: TowerInput | None, audio: TowerInput | None, text: TextInput, *, exchange: bool = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import islice, repeat
@@ -217,6 +217,7 @@ def facts_of(request: ClipRequest, components: Components) -> dict[str, Any]:
             "dtype": str(components.dtype).removeprefix("torch."),
             "attention_backend": components.backend,
             "threads": components.threads,
+            "economy": asdict(components.economy),
             "torch": torch.__version__,
         },
         "inputs": {str(path.absolute()): file_digest(path) for _, path in request.files()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +15,15 @@ from sky4.encoders.protocols import AudioCodec, TextEncoder
 from sky4.encoders.tiling import SmallerTiles
 from sky4.errors import RequestError, Sky4Failure
 from sky4.model.checkpoint import load_refiner, load_transformer
+from sky4.model.streaming import stream_refiner, stream_transformer
 from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.digest import weights_digest
+from sky4.pipeline.economy import NO_ECONOMY, Economy
 from sky4.pipeline.model_folder import ModelFolder
+
+NETWORKS = ("text_encoder", "video_codec", "audio_codec", "transformer", "refiner")
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Components:
     dtype: torch.dtype
     backend: str
     threads: int
+    economy: Economy = NO_ECONOMY
 
     @classmethod
     def load(
@@ -38,6 +45,7 @@ class Components:
         dtype: str = "auto",
         backend: str = "auto",
         threads: int | None = None,
+        economy: Economy | None = None,
     ) -> Components:
         """Read the folder and settle where to compute. RequestError for what is not there.
 
@@ -54,27 +62,45 @@ class Components:
                 select("joint_attention", head, backend)
             except ValueError as error:
                 raise RequestError(f"--attention-backend {backend} does not fit: {error}") from None
-        return cls(folder, place, precision, backend, use_threads(threads))
+        return cls(folder, place, precision, backend, use_threads(threads), economy or NO_ECONOMY)
+
+    def only(self, *names: str) -> None:
+        """What comes needs no network but these: the economy may let go of the others, until they are asked for again.
+
+        names: of NETWORKS.
+        """
+        if not self.economy.release:
+            return
+        left = [self.__dict__.pop(name, None) for name in NETWORKS if name not in names]
+        if any(network is not None for network in left):
+            del left
+            give_back(self.device)
 
     @cached_property
     def transformer(self) -> JointTransformer:
         """Sky4Failure listing the names of weights that are missing, unknown or of another shape."""
-        manifest = self.folder.manifest
-        model = load_transformer(self.folder.path / "transformer", self.device, self.dtype, manifest.transformer)
-        return model.requires_grad_(False)
+        manifest, place = self.folder.manifest, self.folder.path / "transformer"
+        if self.economy.stream:
+            return stream_transformer(place, self.device, self.dtype).requires_grad_(False)
+        return load_transformer(place, self.device, self.dtype, manifest.transformer).requires_grad_(False)
 
     @cached_property
     def refiner(self) -> Branch:
         """RequestError where the model has none; Sky4Failure as of `transformer`."""
         entry = self.folder.refiner()
-        model = load_refiner(self.folder.path / entry.path, self.device, self.dtype, entry.transformer)
+        place = self.folder.path / entry.path
+        if self.economy.stream:
+            model = stream_refiner(place, self.device, self.dtype)
+        else:
+            model = load_refiner(place, self.device, self.dtype, entry.transformer)
         self._check_channels("refiner", model.config.video_channels, self.folder.manifest.transformer.video_channels)
         return model.requires_grad_(False)
 
     @cached_property
     def video_codec(self) -> SmallerTiles:
         """Where decoding runs out of memory, it goes on in smaller pieces by itself."""
-        codec = load_video_codec(self.folder.locate(self.folder.manifest.video_codec), str(self.device), self.dtype)
+        place = self.folder.locate(self.folder.manifest.video_codec)
+        codec = load_video_codec(place, str(self.device), self.dtype, self.economy.chunk)
         told = self.folder.spatial_compression, self.folder.temporal_compression
         assert (codec.spatial_compression, codec.temporal_compression) == told, "config.json was read wrongly"
         self._check_channels("video codec", codec.channels, self.folder.manifest.transformer.video_channels)
@@ -107,3 +133,14 @@ class Components:
     def digest(self) -> str:
         """What tells these weights from others: SHA-256 over the names, sizes and contents of all weight files."""
         return weights_digest(self.folder.path)
+
+
+def give_back(device: torch.device) -> None:
+    """Memory that is free but held for later goes back to the device, or to the system."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others give back by themselves
+    if trim is not None:
+        trim(0)

@@ -102,11 +102,14 @@ def _windows(
     for window in windows[len(made) :]:
         given = _given(window, kept, shared.film, request, geometry, components, say)
         latents, keyframes = _sampled(window, given, shared, request, geometry, components, say, state, see)
+        components.only("video_codec", "audio_codec")
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
+            components.only("refiner")
             high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         state.finish_window(one, kept)
         made.append(one)
@@ -117,12 +120,14 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     """What all variations and windows share: the texts and the references."""
     say("reading the prompt", 0, 1)
     files = in_prompt_order(request.references, parse(request.prompt, [file.name for file in request.references])[0])
+    components.only("text_encoder")
     texts = _texts(request, geometry, components)
     say("reading the prompt", 1, 1)
+    components.only("video_codec", "audio_codec")
+    config = components.folder.manifest.transformer
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
     seen, heard, film = references(files, request, geometry, video_codec, audio_codec)
-    config = components.folder.manifest.transformer
     scale = geometry.audio_rope_scale_for(config.audio_clock) if audio_codec else None
     return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
@@ -163,6 +168,7 @@ def _given(
     say: Progress,
 ) -> _Given:
     say("conditions", 0, 1)
+    components.only("video_codec", "audio_codec")
     condition = video = audio = high = None
     inside = in_window(request, window)
     if request.runs_video:
@@ -172,7 +178,7 @@ def _given(
             geometry,
             components.video_codec,
             continued,
-            guided=request.video is None and not inside.gives_all and components.transformer.config.guide,
+            guided=request.video is None and not inside.gives_all and components.folder.manifest.transformer.guide,
             film=film,
         )
         high = high_grid(inside, geometry, components)
@@ -210,18 +216,18 @@ def _sampled(
     """
     if given.leaves_nothing(request):
         return (given.condition.latents if given.video is None and given.condition else given.video, given.audio), None
-    model, device = components.transformer, components.device
+    channels, device = components.folder.manifest.transformer.video_channels, components.device
     video_noise = audio_noise = plan = None
     if request.runs_video:
-        shape = (model.config.video_channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
+        shape = (channels, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         video_noise = noise(shape, request.seed, "video", window.index)[None].to(device)
         size = geometry.frames, geometry.height, geometry.width
         black = partial(components.video_codec.black, *size)
-        plan = keyframe_plan(given.high, black, model.config.video_channels, request.seed, window.index)
+        plan = keyframe_plan(given.high, black, channels, request.seed, window.index)
     if request.runs_audio:
-        tokens = (geometry.audio_tokens, model.config.audio_channels)
+        tokens = (geometry.audio_tokens, components.folder.manifest.transformer.audio_channels)
         audio_noise = noise(tokens, request.seed, "audio", window.index)[None].to(device)
-    guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
+    guidance = Guidance(request.guidance, request.audio_guidance, batched=not components.economy.apart)
     held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
     conditions = replace(
         shared,
@@ -234,6 +240,7 @@ def _sampled(
     video = video_noise if given.video is None else given.video
     if plan is not None and video is not None:
         video = packed(video, plan.noise)
+    components.only("transformer")
     stage = f"sampling {window.index + 1}" if window.index else "sampling"
     times = schedule(request.steps, request.shift, hold=held)
     start: State = video, audio_noise if given.audio is None else given.audio
@@ -246,7 +253,7 @@ def _sampled(
 
         say(stage, keeping.resumed.step if keeping.resumed is not None else 0, request.steps)
         video, audio = sample(
-            guided(model_velocity(model, conditions), guidance),
+            guided(model_velocity(components.transformer, conditions), guidance),
             start,
             times,
             request.sampler,

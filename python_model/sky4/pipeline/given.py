@@ -182,9 +182,9 @@ def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> 
     clip's last group, as the clip itself is.
     """
     if file.kind == "image":
-        return read_image(file.path, _fitting(probe_image(file.path), geometry))[None]
+        return read_image(file.path, fitting(probe_image(file.path), geometry))[None]
     facts = probe_video(file.path)
-    size = _fitting((facts.width, facts.height), geometry)
+    size = fitting((facts.width, facts.height), geometry)
     count = min(request.frames, geometry.frames)
     frames = read_video(file.path, request.fps, size, count, file.skip)
     if len(frames) == count:
@@ -193,7 +193,7 @@ def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> 
     return frames[: (len(frames) - 1) // step * step + 1]
 
 
-def _fitting(size: tuple[int, int], geometry: ClipGeometry) -> tuple[int, int]:
+def fitting(size: tuple[int, int], geometry: ClipGeometry) -> tuple[int, int]:
     """The size in whole cells; a side that misses the clip's by less than a cell has it, so that both grids agree."""
     cell = geometry.spatial_compression * geometry.patch
     scale = min(geometry.width / size[0], geometry.height / size[1])

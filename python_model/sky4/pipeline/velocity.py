@@ -120,6 +120,8 @@ def _heard(made: Tensor | None, tower: TowerInput | None, given: Conditions) -> 
 def join_text(texts: list[TextInput]) -> TextInput:
     """Texts of one row each as one batch, padded to the longest; no mask where nothing is padded."""
     longest = max(text.hidden.shape[1] for text in texts)
+    if all(text.mask is None and text.hidden.shape[1] == longest for text in texts):
+        return TextInput(torch.cat([text.hidden for text in texts]), None)
     rows, masks = [], []
     for text in texts:
         mask = text.hidden.new_ones(text.hidden.shape[:2], dtype=torch.bool) if text.mask is None else text.mask

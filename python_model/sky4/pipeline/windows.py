@@ -143,5 +143,9 @@ def to_frames(chunk: Tensor) -> Frames:
     """Pixels [1, 3, f, H, W] in [-1, 1] to frames [f, H, W, 3]. Sky4Failure where they are not finite."""
     if not bool(chunk.isfinite().all()):
         raise Sky4Failure("the decoded picture is not finite, so nothing was saved; compute with --dtype float32")
-    frames = chunk[0].permute(1, 2, 3, 0).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.asarray(frames.cpu().contiguous().numpy(), np.uint8)
+    return np.asarray(as_bytes(chunk).cpu().contiguous().numpy(), np.uint8)
+
+
+def as_bytes(chunk: Tensor) -> Tensor:
+    """Pixels [1, 3, f, H, W] in [-1, 1] as uint8 [f, H, W, 3]."""
+    return chunk[0].permute(1, 2, 3, 0).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,37 @@
+"""How a run saves memory: what is held, what is let go of and loaded again, what is computed in parts. No torch.
+
+Nothing here changes what a clip is about; `apart` and `chunk` round differently, so that the last bits may differ. A
+recipe records it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Economy:
+    """release: a network leaves the memory when its stage is over. stream: the transformer's blocks stay in their
+    memory-mapped file and come one after the other, the next one while this one computes. apart: the two prompts of
+    guidance one after the other. chunk: latent frames that the video codec takes at once; None: as many as it likes.
+    """
+
+    release: bool = False
+    stream: bool = False
+    apart: bool = False
+    chunk: int | None = None
+
+    @property
+    def words(self) -> str:
+        """What it does, for people."""
+        said = {
+            "release": "networks leave the memory when their stage is over",
+            "stream": "the transformer's blocks are streamed from disk",
+            "apart": "the prompts are evaluated one after the other",
+            "chunk": f"{self.chunk} latent frames are coded at once",
+        }
+        told = [said[f.name] for f in fields(self) if getattr(self, f.name) != f.default]
+        return "; ".join(told) or "everything stays in memory"
+
+
+NO_ECONOMY = Economy()
