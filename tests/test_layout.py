@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"geometry", "config", "inputs"},
     {"_C"},
     {"ops"},
-    {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "world"},
+    {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "shots", "world"},
     {"pipeline", "train"},
     {"evaluation", "bench"},
     {"sky4cli"},

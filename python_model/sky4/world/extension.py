@@ -22,11 +22,7 @@ from sky4.world.vocabulary import WANDERINGS
 
 def extended_take(family: Family, added_seconds: float) -> Take:
     """The base take, its moving thing set back so that the middle of the longer clip is the middle of its way."""
-    thing, back = family.subject, added_seconds / 2
-    moved = replace(thing, x0=thing.x0 - thing.vx * back)
-    if thing.motion != "bounce":
-        moved = replace(moved, y0=thing.y0 - thing.vy * back)
-    return family.base.with_thing(moved)
+    return family.base.with_thing(family.subject.set_back(added_seconds / 2))
 
 
 def extension_case(family: Family, direction: Direction, given: int, added: int, fps: Fraction) -> Case:
