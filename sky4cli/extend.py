@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -41,6 +41,7 @@ from sky4cli.options import (
 if TYPE_CHECKING:
     from sky4.pipeline.model_folder import Defaults, ModelFolder
     from sky4.pipeline.request import Segments
+    from sky4.shots.kinds import Content
     from sky4cli.requests import SourceFile
 
 EXAMPLES = (
@@ -78,6 +79,15 @@ def extend(
         typer.Option("--sound/--no-sound", help="Whether sound is made and kept; default: if the clip has sound."),
     ] = None,
     encode_audio: EncodeAudio = False,
+    transition: Annotated[
+        str,
+        typer.Option(
+            "--transition",
+            metavar="KIND",
+            help="Begin what is added as another shot: cut-in, cut-out, shot-reverse-shot, multi-angle or cut-away; "
+            "auto: as the prompt names it, else after 4 s of one shot nearer or back again; none: the shot goes on.",
+        ),
+    ] = "none",
     negative_prompt: NegativePrompt = "",
     ref: Ref = None,
     start: From = None,
@@ -111,11 +121,14 @@ def extend(
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, canvas_for, outputs_of_source, request_of, source_shape
 
+    check_transition(transition, backward)
     folder = ModelFolder.read(model or BUNDLED)
     references = resolve_references(ref or [])
     file = read_part(video, folder.defaults, fps, start, until)
     added = frames_to_add(file, seconds, to)
     segments = segments_for(file, added, overlap, window, backward, folder)
+    kind, said = shot_that_follows(transition, prompt, file)
+    segments, prompt = replace(segments, transition=kind), prompt_of_shot(prompt, kind)
     target = out or file.default_out("extended")
     outputs_of_source(replace(file, frames=file.frames + added), target, None)
     canvas, notes = canvas_for(file.width, file.height, target)
@@ -137,7 +150,41 @@ def extend(
     )
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *notes))
+        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *said, *notes))
+
+
+def check_transition(transition: str, backward: bool) -> None:
+    """RequestError for a kind that there is not, and for one in front of a clip."""
+    from sky4.shots.kinds import CONTENTS
+
+    known = ("none", *CONTENTS, "auto")
+    if transition not in known:
+        raise RequestError(f"--transition {transition} is unknown; choose one of {', '.join(known)}")
+    if backward and transition != "none":
+        raise RequestError(f"--transition {transition} is for what follows a clip; drop --backward")
+
+
+def shot_that_follows(
+    transition: str, prompt: str, file: SourceFile
+) -> tuple[Content | Literal["none"], tuple[str, ...]]:
+    """(what is asked of the model, what is worth saying of it): --transition, auto by its rule."""
+    if transition != "auto":
+        return cast("Content", transition), ()
+    from sky4.shots.auto import choose_transition
+    from sky4.shots.cutting import FilmShots
+    from sky4.shots.network import ShotNetwork
+
+    chosen = choose_transition(prompt, FilmShots(file.path, ShotNetwork.load()), (file.skip + file.frames) / file.fps)
+    return chosen.kind, (f"--transition auto is {chosen.kind}, {chosen.why}",)
+
+
+def prompt_of_shot(prompt: str, kind: Content | Literal["none"]) -> str:
+    """The transition's words in front, unless the prompt names it itself."""
+    from sky4.shots.words import read_switches, switched
+
+    if kind == "none" or kind in read_switches(prompt) or not prompt.strip():
+        return prompt
+    return switched(prompt, kind)
 
 
 def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:

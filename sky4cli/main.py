@@ -25,6 +25,8 @@ from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
 from sky4cli.inpaint import inpaint
 from sky4cli.rerun import rerun
+from sky4cli.shots import EXAMPLES as SHOTS_EXAMPLES
+from sky4cli.shots import shots
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave
 from sky4cli.train import train
@@ -43,6 +45,7 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
 app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("shots", epilog=epilog(*SHOTS_EXAMPLES))(shots)
 app.command("show")(show)
 app.command("rerun")(rerun)
 app.command("doctor")(doctor)

@@ -73,6 +73,11 @@ def make_clips(
         record = _record(written, clip, took)
         if clip.request.canvas is not None:
             record["kept"] = _kept(written, clip, reporter)
+        if clip.switch is not None:
+            at = float(clip.switch / clip.fps)
+            kind = clip.request.segments.transition if clip.request.segments is not None else "none"
+            reporter.result(f"{written.path}  another shot from {at:.2f} s on: {kind}")
+            record["switch"] = {"seconds": round(at, 6), "transition": kind}
         seams = meter.report(written.path)
         if seams is not None:
             reporter.result(f"{written.path}  {seams.line()}")

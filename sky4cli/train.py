@@ -84,8 +84,14 @@ def text_encoder(config: Config, settings: Settings = None, max_minutes: MaxMinu
     frozen("text-encoder", config, settings, max_minutes)
 
 
+@train.command("shot-detector")
+def shot_detector(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train what `sky4 shots` finds transitions with; goes on where it stopped, and exports when it is done."""
+    frozen("shot-detector", config, settings, max_minutes)
+
+
 def frozen(network: Any, config: Path, settings: list[str] | None, max_minutes: float | None) -> None:
-    """The three networks that the towers see frozen are trained alike."""
+    """The networks that are trained by themselves are trained alike."""
     with user_faults():
         from sky4.train.frozen_runs import read_frozen_settings, train_frozen
 

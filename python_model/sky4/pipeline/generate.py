@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
@@ -160,7 +161,12 @@ def _sampled(
     guidance = Guidance(request.guidance, request.audio_guidance, batched=True)
     held: Modality | None = "video" if given.video is not None else "audio" if given.audio is not None else None
     conditions = replace(
-        shared, condition=given.condition, video_noise=video_noise, held=held, start=float(window.time)
+        shared,
+        condition=given.condition,
+        video_noise=video_noise,
+        held=held,
+        start=float(window.time),
+        switch=None if window.switch is None else ShotSwitch.at(geometry, window.switch),
     )
     stage = f"sampling {window.index + 1}" if window.index else "sampling"
     say(stage, 0, request.steps)

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from sky4.conditioning import (
     AudioReferences,
+    ShotSwitch,
     VideoCondition,
     VideoReferences,
     assemble_audio,
@@ -34,7 +35,8 @@ class Conditions:
     """What stays the same over the steps.
 
     video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
-    start: where the window lies on the running time axis of a clip that is made in several, in latent frames.
+    start: where the window lies on the running time axis of a clip that is made in several, in latent frames. switch:
+    where another shot begins in it.
     guide [1, C, T, h, w]: what I holds where nothing is kept, in place of the latent of a black clip.
     """
 
@@ -47,6 +49,7 @@ class Conditions:
     patch: int
     held: Modality | None = None
     start: float = 0.0
+    switch: ShotSwitch | None = None
     guide: Tensor | None = None
 
 
@@ -71,7 +74,13 @@ def _video_input(noisy: Tensor | None, t: float, given: Conditions, copies: int)
     seen = given.video_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
     return assemble_video(
-        noisy, condition, seen and seen.repeat(copies), timestep, patch=given.patch, start=given.start
+        noisy,
+        condition,
+        seen and seen.repeat(copies),
+        timestep,
+        patch=given.patch,
+        start=given.start,
+        switch=given.switch,
     )
 
 
@@ -81,7 +90,8 @@ def _audio_input(noisy: Tensor | None, t: float, given: Conditions) -> TowerInpu
     assert given.rope_scale is not None
     heard = given.audio_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
-    return assemble_audio(noisy, heard and heard.repeat(len(noisy)), timestep, given.rope_scale, start=given.start)
+    shown = heard and heard.repeat(len(noisy))
+    return assemble_audio(noisy, shown, timestep, given.rope_scale, start=given.start, switch=given.switch)
 
 
 def _seen(

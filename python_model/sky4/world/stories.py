@@ -1,8 +1,8 @@
 """Stories: a few shots one after another, and how each gives way to the next, with their exact times and kinds.
 
 All shots of a story share one clock, so that what moves goes on moving across a cut. Two subjects share a place and
-face each other; another place has two others. A cut-in comes nearer, a cut-out steps back, a reverse shot turns round to
-the other subject, another angle sees the same one from behind and aslant, and a cut-away leaves for the other place.
+face each other; another place has two others. A cut-in comes nearer, a cut-out steps back, a reverse shot turns round
+to the other subject, another angle sees the same one from behind and aslant, and a cut-away leaves for the other place.
 """
 
 from __future__ import annotations
