@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -39,8 +38,7 @@ from sky4cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sky4.pipeline.model_folder import Defaults, ModelFolder
-    from sky4.pipeline.request import Segments
+    from sky4.pipeline.model_folder import Defaults
     from sky4.shots.kinds import Content
     from sky4cli.requests import SourceFile
 
@@ -49,7 +47,6 @@ EXAMPLES = (
     'sky4 extend clip.mp4 --to 3 --backward --prompt "a red circle moves right, on a navy background" -o earlier.mp4',
 )
 LONGEST_SECONDS = 600  # of the source, and of what is added: their sound is held in memory
-KEPT_GROUPS = 4  # groups of latent frames that a window keeps of the one before: about a second, as in training
 
 
 def extend(
@@ -116,6 +113,7 @@ def extend(
     from sky4.media import Soundtrack
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
+    from sky4.pipeline.segments import choose_segments
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
     from sky4cli.make import Engine, make_clips, variation_paths
@@ -126,7 +124,7 @@ def extend(
     references = resolve_references(ref or [])
     file = read_part(video, folder.defaults, fps, start, until)
     added = frames_to_add(file, seconds, to)
-    segments = segments_for(file, added, overlap, window, backward, folder)
+    segments = choose_segments(f"'{video}'", file.frames, added, folder, overlap, window, backward)
     kind, said = shot_that_follows(transition, prompt, file)
     segments, prompt = replace(segments, transition=kind), prompt_of_shot(prompt, kind)
     target = out or file.default_out("extended")
@@ -232,28 +230,3 @@ def frames_to_add(file: SourceFile, seconds: str | None, to: str | None) -> int:
             "and extend the result again"
         )
     return max(1, round(wanted * file.fps))
-
-
-def segments_for(
-    file: SourceFile, added: int, overlap: int | None, window: int | None, backward: bool, folder: ModelFolder
-) -> Segments:
-    """Windows that make `added` frames in as few rounds as the model's own length allows, all of one length.
-
-    RequestError for a clip that is shorter than what a round keeps.
-    """
-    from sky4.pipeline.request import Segments
-
-    step = folder.temporal_compression
-    longest = window or max(folder.defaults.frames, 2 * step + 1)
-    if overlap is None:
-        most = min(KEPT_GROUPS, (longest - 1) // step // 2, (file.frames - 1) // step)
-        overlap = max(most, 1 if backward else 0) * step + 1
-    if overlap > file.frames:
-        raise RequestError(
-            f"--overlap {overlap}: '{file.path}' gives {file.frames} frames, fewer than a round keeps; "
-            f"use {(file.frames - 1) // step * step + 1} or fewer"
-        )
-    if window is None and overlap < longest and overlap % step == 1:
-        rounds = ceil(added / (longest - overlap))
-        window = overlap + -(-ceil(added / rounds) // step) * step
-    return Segments(window or longest, overlap, backward)

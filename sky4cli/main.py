@@ -20,6 +20,8 @@ from sky4cli.eval import eval_app
 from sky4cli.examples import epilog
 from sky4cli.extend import EXAMPLES as EXTEND_EXAMPLES
 from sky4cli.extend import extend
+from sky4cli.film import EXAMPLES as FILM_EXAMPLES
+from sky4cli.film import film
 from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
@@ -45,6 +47,7 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate)
 app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(inpaint)
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(edit)
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(extend)
+app.command("film", epilog=epilog(*FILM_EXAMPLES))(film)
 app.command("shots", epilog=epilog(*SHOTS_EXAMPLES))(shots)
 app.command("show")(show)
 app.command("rerun")(rerun)

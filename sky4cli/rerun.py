@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sky4.errors import Sky4Failure
+from sky4.errors import RequestError, Sky4Failure
 from sky4cli.options import Force, Json, Model, Out, Quiet
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def rerun(
     from sky4cli.make import make_clips, read_engine, variation_paths
 
     recipe = read_recipe(file)
+    if "film" in recipe:
+        raise RequestError(f"'{file}' is a film of several shots; `sky4 film` makes it again from its shot list")
     request = ClipRequest.from_dict(recipe.get("request", {}))
     engine = read_engine(recipe, model, device)
     paths = variation_paths(out, 1, force)

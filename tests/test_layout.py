@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"ops"},
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "shots", "world"},
     {"pipeline", "train"},
-    {"evaluation", "bench"},
+    {"evaluation", "bench", "film"},
     {"sky4cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -53,6 +53,7 @@ OPTIONS = {
         *ENGINE,
         *SAYING,
     ],
+    "film": ["shots", "-o --out", "--work", *ENGINE, *SAYING],
     "shots": ["video", "--detector", "--json", "--quiet"],
     "show": ["file", "--json"],
     "rerun": ["file", "-o --out", "--model", "--device", *SAYING],

@@ -51,7 +51,8 @@ def assemble_video(
 ) -> TowerInput:
     """The video tower's input from V = noisy [B, C, T, H, W], (I, M) = condition, references and timestep [B].
 
-    start: this segment's place on the running time axis; switch: where another shot begins in it. Raises ValueError for a grid that the patch does not divide.
+    start: this segment's place on the running time axis; switch: where another shot begins in it. Raises ValueError
+    for a grid that the patch does not divide.
     """
     grid = noisy.shape[3] // patch, noisy.shape[4] // patch
     tokens = [patchify_video(concat_condition(noisy, condition), patch)]

@@ -6,10 +6,14 @@ Every clip is made in windows; without `request.segments` it is one. Frames are 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.model_folder import ModelFolder
+from sky4.pipeline.request import ClipRequest, Segments, Source
+
+KEPT_GROUPS = 4  # groups of latent frames that a window keeps of the one before: about a second, as in training
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,33 @@ def check_segments(request: ClipRequest, geometry: ClipGeometry) -> None:
         raise RequestError(f"--transition {segments.transition} needs a clip that it leads away from; give one")
     if not plan(request, geometry):
         raise RequestError(f"--frames {request.frames}: the source gives all of them; ask for more --seconds")
+
+
+def choose_segments(
+    given: str,
+    frames: int,
+    added: int,
+    folder: ModelFolder,
+    overlap: int | None = None,
+    window: int | None = None,
+    backward: bool = False,
+) -> Segments:
+    """Windows that make `added` frames beside the `frames` of what is given, in as few rounds as the model's own length
+    allows, all of one length; an overlap or a window that is asked for stays.
+
+    RequestError for something given that is shorter than what a round keeps.
+    """
+    step = folder.temporal_compression
+    longest = window or max(folder.defaults.frames, 2 * step + 1)
+    if overlap is None:
+        most = min(KEPT_GROUPS, (longest - 1) // step // 2, (frames - 1) // step)
+        overlap = max(most, 1 if backward else 0) * step + 1
+    if overlap > frames:
+        raise RequestError(
+            f"--overlap {overlap}: {given} gives {frames} frames, fewer than a round keeps; "
+            f"use {(frames - 1) // step * step + 1} or fewer"
+        )
+    if window is None and overlap < longest and overlap % step == 1:
+        rounds = ceil(added / (longest - overlap))
+        window = overlap + -(-ceil(added / rounds) // step) * step
+    return Segments(window or longest, overlap, backward)

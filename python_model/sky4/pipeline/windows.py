@@ -94,7 +94,8 @@ def continued_on(
 ) -> tuple[MadeWindow, Frames | None]:
     """The window in the colours of the frames [F, H, W, 3] that it keeps, and the `overlap` frames the next one keeps.
 
-    What begins another shot has colours of its own. Nothing is decoded where neither is wanted. Both ends of the window are held, never all of it.
+    What begins another shot has colours of its own. Nothing is decoded where neither is wanted. Both ends of the window
+    are held, never all of it.
     """
     if kept is None and overlap == 0:
         return made, None

@@ -166,7 +166,7 @@ def _shared(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 
 
 def _front(picture: NDArray[np.floating]) -> tuple[float, float, float, NDArray[np.floating]]:
-    """(share, centre x and y about the middle, mean colour) of what stands out: bright or colourful against the rest."""
+    """(share, centre x and y about the middle, mean colour) of what stands out: brighter or more colourful."""
     strength = picture.max(-1)
     back = np.quantile(strength, 0.3)
     weight = np.clip((strength - back - 0.15) / 0.3, 0, 1)

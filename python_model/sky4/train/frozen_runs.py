@@ -1,4 +1,4 @@
-"""`sky4 train video-codec | audio-codec | text-encoder | shot-detector CONFIG`: from a YAML file to a trained, exported network."""
+"""`sky4 train video-codec CONFIG` and its like: from a YAML file to a trained, exported network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -171,9 +171,7 @@ def _kinds(joins: tuple[Join, ...], count: int, rate: int) -> NDArray[np.int64]:
     return kinds
 
 
-def _pairs(
-    pictures: Thumbnails, kinds: NDArray[np.int64], joins: tuple[Join, ...]
-) -> tuple[Tensor, Tensor]:
+def _pairs(pictures: Thumbnails, kinds: NDArray[np.int64], joins: tuple[Join, ...]) -> tuple[Tensor, Tensor]:
     """Features of each transition's two shots, both ways round where that has a name too, and their contents."""
     runs = np.flatnonzero(np.diff(np.concatenate([[0], (kinds > 0).astype(np.int8), [0]])))
     rows, contents = [], []
