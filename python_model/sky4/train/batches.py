@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sky4.conditioning import ShotSwitch
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.diffusion.flow import sample_t
 from sky4.diffusion.noise import batch_noise
@@ -26,6 +27,7 @@ from sky4.train.family_batches import Content, family_content, family_prompt
 from sky4.train.keyed import generator, permuted
 from sky4.train.latent_cache import LatentPool, Pool
 from sky4.train.settings import CaptionSettings, JointSettings
+from sky4.train.story_batches import story_content, story_prompt
 from sky4.train.tasks import Task, TaskMix, keep_mask, window
 from sky4.world.captions import caption
 from sky4.world.lexicon import VOCABULARY
@@ -43,6 +45,7 @@ class Position:
     clips: int = 0
     images: int = 0
     families: int = 0
+    stories: int = 0
 
     def after(self, task: Task) -> Position:
         taken = {task.pool: getattr(self, task.pool) + task.batch}
@@ -69,6 +72,7 @@ class LatentBatch:
     audio_noise: Tensor | None
     audio_time: Tensor
     audio_references: AudioReferences | None
+    switch: ShotSwitch | None = None  # where another shot begins
 
     def part(self, rows: slice) -> LatentBatch:
         """Some of the samples: gradient accumulation works a batch off in parts."""
@@ -102,14 +106,19 @@ class BatchSource:
         folder, data = Path(settings.data.cache), settings.data
         active = [name for name, task in settings.tasks.items() if task.weight > 0]
         wanted = {name: Task(name, 1, 1).pool for name in active}
-        limits: dict[Pool, int] = {"clips": data.clips, "images": data.images, "families": data.families}
+        limits: dict[Pool, int] = {
+            "clips": data.clips,
+            "images": data.images,
+            "families": data.families,
+            "stories": data.stories,
+        }
         self._pools = {pool: LatentPool(folder, pool, n) for pool, n in limits.items() if pool in wanted.values()}
         manifests = [pool.manifest for pool in self._pools.values()]
         if not all(manifest.fits(manifests[0]) for manifest in manifests):
             raise Sky4Failure(f"what lies in {folder} was made by different codecs or for other clips; keep one kind")
         clip = settings.clip
         for pool, there in self._pools.items():
-            frames, made = data.family_frames if pool == "families" else clip.frames, there.manifest
+            frames, made = data.family_frames if pool in ("families", "stories") else clip.frames, there.manifest
             if (made.width, made.height, made.frames, Fraction(made.fps)) != (
                 clip.width,
                 clip.height,
@@ -139,7 +148,10 @@ class BatchSource:
         start = getattr(position, task.pool)
         items = permuted(np.arange(start, start + task.batch), pool.count, seed, pool.pool)
         geometry = window(self.clip, task.frames)
-        if task.pool == "families":
+        switch = None
+        if task.pool == "stories":
+            content, switch = story_content(pool, items, task, geometry)
+        elif task.pool == "families":
             content = family_content(pool, items, task, geometry, seed, position.batch, numbers)
         else:
             content = self._plain(pool, items, task, geometry, numbers)
@@ -150,7 +162,7 @@ class BatchSource:
             task=task,
             numbers=numbers,
             geometry=geometry,
-            prompts=tuple(_prompts(settings, task, position, pool, items)),
+            prompts=tuple(_prompts(settings, task, position, pool, items, geometry)),
             video=video,
             video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
             video_time=times[0],
@@ -160,6 +172,7 @@ class BatchSource:
             audio_noise=None if audio is None else batch_noise(audio.shape[1:], seed, "train audio", numbers),
             audio_time=times[1],
             audio_references=None if dropped or content.heard is None else AudioReferences(content.heard),
+            switch=switch,
         )
 
     def _plain(
@@ -217,7 +230,12 @@ def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Ten
 
 
 def _prompts(
-    settings: JointSettings, task: Task, position: Position, pool: LatentPool, items: npt.NDArray[np.int64]
+    settings: JointSettings,
+    task: Task,
+    position: Position,
+    pool: LatentPool,
+    items: npt.NDArray[np.int64],
+    geometry: ClipGeometry,
 ) -> Iterator[str]:
     """A fresh caption of every sample's scene, or an instruction of its family's row; a share is empty.
 
@@ -229,6 +247,8 @@ def _prompts(
         random = generator(settings.seed, "caption", number)
         if random.random() < settings.captions.drop:
             yield ""
+        elif task.pool == "stories":
+            yield story_prompt(pool, index, task, geometry, language, random)  # type: ignore[arg-type]
         elif task.pool == "families":
             yield family_prompt(pool, index, task, language, random, settings.seed, position.batch)  # type: ignore[arg-type]
         else:

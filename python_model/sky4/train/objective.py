@@ -71,7 +71,9 @@ def video_input(config: TransformerConfig, batch: LatentBatch, black: Tensor) ->
     guided = config.film_guide and batch.task.has_film and shown is not None
     fill = shown.latents[:, :, -frames:] if guided else black[:, :, :frames]
     condition = condition_on(batch.video, batch.keep_mask, fill)
-    return assemble_video(noisy, condition, batch.video_references, batch.video_time, patch=config.patch)
+    return assemble_video(
+        noisy, condition, batch.video_references, batch.video_time, patch=config.patch, switch=batch.switch
+    )
 
 
 def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | None:
@@ -80,7 +82,7 @@ def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | N
     assert batch.audio_noise is not None
     noisy = noised(batch.audio, batch.audio_noise, batch.audio_time)
     scale = batch.geometry.audio_rope_scale_for(config.audio_clock)
-    return assemble_audio(noisy, batch.audio_references, batch.audio_time, scale)
+    return assemble_audio(noisy, batch.audio_references, batch.audio_time, scale, switch=batch.switch)
 
 
 def mean_square(made: Tensor, target: Tensor, keep_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ class DataSettings:
     family_frames: int = 33
     family_level: int = 3
     family_shard: int = 32
+    stories: int = 0  # of two shots, as long as the families' takes
 
 
 @dataclass(frozen=True)

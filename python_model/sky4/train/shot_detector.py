@@ -29,7 +29,7 @@ from sky4.world.take import Take
 from sky4.world.vocabulary import CAMERAS, LIGHTS, STYLES, WEATHERS
 
 RATES = (12, 15, 16, 20)  # thumbnails a second, as the detector looks at films
-SIZES = (48, 64, 96)
+SIZES = (48, 64)
 SINGLE = 0.15  # share of samples that are one take, without any transition
 CHANGED = 0.25  # how often each of camera, weather, light and style is not the usual one
 SLOWEST = 4  # quarters of a second that a transition lasts at most

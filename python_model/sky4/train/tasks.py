@@ -34,9 +34,13 @@ KINDS: dict[str, str] = {
     "v2a": "the video is given (t_v = 1), the sound is made",
     "take": "a take of a family from its caption; a share keeps its first k frames, its last, its first or a region",
     "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
+    "story": "two shots from one caption",
+    "transition": "the first of two shots is kept, the second is made a gap behind it in time",
     **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
 }
 FAMILY_KINDS = ("take", "same", *ROWS)
+STORY_KINDS = ("story", "transition")
+SHORT_KINDS = (*FAMILY_KINDS, *STORY_KINDS)  # whose clips are as long as families' takes
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Task:
     @property
     def pool(self) -> Pool:
         """Where its samples come from."""
+        if self.kind in STORY_KINDS:
+            return "stories"
         return "images" if self.kind == "t2i" else "families" if self.kind in FAMILY_KINDS else "clips"
 
     @property
@@ -88,13 +94,17 @@ class TaskMix:
     def __init__(
         self, tasks: Mapping[str, TaskSettings], batch: BatchSettings, clip: ClipGeometry, family_frames: int = 1
     ) -> None:
-        """family_frames: latent frames of the families' takes."""
+        """family_frames: latent frames of the families' takes, and of the stories."""
         for name, task in tasks.items():
             if name not in KINDS:
                 raise ValueError(f"unknown task 'tasks.{name}'; use one of {', '.join(KINDS)}")
             if task.weight < 0:
                 raise ValueError(f"tasks.{name}.weight must not be negative, got {task.weight}")
-            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            longest = family_frames if name in SHORT_KINDS else clip.latent_frames
+            if name in STORY_KINDS and any(frames != longest for frames in task.frames):
+                raise ValueError(
+                    f"tasks.{name}.frames must be {longest}, all that the stories have, got {list(task.frames)}"
+                )
             if any(not 1 <= frames <= longest for frames in task.frames):
                 raise ValueError(
                     f"tasks.{name}.frames must lie between 1 and the {longest} latent frames that there are, "
@@ -105,7 +115,7 @@ class TaskMix:
         for name, task in tasks.items():
             if task.weight == 0:
                 continue
-            longest = family_frames if name in FAMILY_KINDS else clip.latent_frames
+            longest = family_frames if name in SHORT_KINDS else clip.latent_frames
             lengths = (1,) if name == "t2i" else task.frames or (longest,)
             for frames in lengths:
                 for form, share in _forms(name, task, frames):
@@ -147,7 +157,7 @@ def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float
         keeps = tuple(k for k in task.keep if k < frames) or (1,)
         return [(Task(name, frames, 1, keep, task.first), 1 / len(keeps)) for keep in keeps]
     form = Task(name, frames, 1, 1, task.first)
-    if name not in FAMILY_KINDS:
+    if name not in SHORT_KINDS:
         return [(form, 1.0)]
     silent = name in ROWS and ROWS[name].sound is None
     sounding = 0.0 if silent else task.sound

@@ -91,11 +91,12 @@ def sample_story(
     contents: Sequence[Content] = CONTENTS,
     opticals: Sequence[Optical] = OPTICALS,
     slowest: int = 2,
+    first: int | None = None,
 ) -> Story:
     """The story number `index` of the stream `seed`: a pure function of its arguments.
 
     shots: how many; None draws 2 to 4, as the seconds allow. slowest: of a transition, in steps of a quarter of a
-    second. Raises ValueError for more shots than fit.
+    second. first: how many such steps the first shot lasts. Raises ValueError for more shots than fit.
     """
     random = np.random.Generator(
         np.random.Philox(key=np.array([seed ^ 0x5707, (index << 1) | (split == "heldout")], dtype=np.uint64))
@@ -114,6 +115,11 @@ def sample_story(
     said = stage.draw(contents, count - 1)
     slack = steps - sum(lengths) - LEAST * count
     cuts = np.sort(random.integers(0, slack + 1, count - 1))
+    if first is not None:
+        if not 0 <= first - LEAST <= slack:
+            raise ValueError(f"the first of {count} shots in {seconds:g} s lasts {LEAST} to {LEAST + slack}, got {first}")
+        cuts = np.maximum(cuts, first - LEAST)
+        cuts[0] = first - LEAST
     joins, at, before = [], 0, 0
     for kind, length, content, cut in zip(kinds, lengths, said, cuts.tolist(), strict=True):
         at += LEAST + cut - before
