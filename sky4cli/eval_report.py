@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
+    from sky4.evaluation.long import LongEvaluation
     from sky4.evaluation.tasks import TaskMeasure
     from sky4.evaluation.world import Evaluation
     from sky4.pipeline.clip import Clip
@@ -93,6 +94,24 @@ def say_tasks(told: dict[str, Any], tasks: Sequence[TaskMeasure], rows: Sequence
         late = "-" if line.offset is None else f"{1000 * line.offset:.0f} ms"
         name = line.title if line.name == line.title else line.name
         table.add_row(name, *shares, str(line.count), psnr, _share(line.material), late)
+    _print(table)
+
+
+def say_long(told: dict[str, Any], result: LongEvaluation) -> None:
+    """The table of transitions, and the detector's own on what is drawn, for people."""
+    title = f"{told['measured']}: {told['cases_each']} held-out cases a transition, {told['size']} pixels"
+    headings = ("switched", "kind found", "subject", "chance", "n")
+    table = _table(f"{title}, {told['frames']} frames", "transition", headings)
+    for line in result.table:
+        shares = (_share(value) for value in (line.switched, line.kind_found, line.subject, line.chance))
+        table.add_row(line.kind, *shares, str(line.count))
+    _print(table)
+    table = _table("the detector on drawn stories", "transition", ("precision", "recall", "n"))
+    for kind, found in result.detector["optical"].items():
+        table.add_row(kind, _share(found["precision"]), _share(found["recall"]), str(found["count"]))
+    table.add_section()
+    for kind, share in result.detector["content"].items():
+        table.add_row(kind, "-", _share(share), "-")
     _print(table)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "sky4 film shots.yaml -o film.mp4",
-    "sky4 film shots.yaml -o film.mkv --work shots",
+    "sky4 film shots.yaml -o again.mkv --work film.shots",
 )
 
 

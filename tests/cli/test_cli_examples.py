@@ -51,12 +51,19 @@ def mask(path: Path) -> None:
     white.save(path)
 
 
+def shot_list(path: Path) -> None:
+    path.write_text(
+        "{steps: 2, shots: [{prompt: a red circle bounces, seconds: 0.5}, {prompt: a star, seconds: 0.5}]}\n", "utf-8"
+    )
+
+
 # What an example may name without having made it. A new name is entered here.
 FILES: dict[str, Callable[[Path], None]] = {
     "clip.mp4": clip,
     "first.png": picture,
     "star.png": picture,
     "mask.png": mask,
+    "shots.yaml": shot_list,
 }
 
 

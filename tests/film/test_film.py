@@ -230,7 +230,9 @@ def test_a_key_follows_the_bytes_of_an_input_not_its_place(plan: Plan, tmp_path:
 
 
 def test_a_transition_by_content_is_a_cut_whose_words_are_in_the_prompt(plan: Plan) -> None:
-    film = plan("shots: [{prompt: a red circle, seconds: 1}, {prompt: it, seconds: 1, transition: cut-in, continues: shot-1}]")
+    film = plan(
+        "shots: [{prompt: a red circle, seconds: 1}, {prompt: it, seconds: 1, transition: cut-in, continues: shot-1}]"
+    )
     second = film.shots[1]
     assert (second.joined, second.joined_frames) == ("cut", 0)
     assert second.request.prompt == "Cut in to a close-up: it"

@@ -82,13 +82,22 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         kinds = {
-            kind: {"precision": self.precision(kind), "recall": self.recall(kind), "count": self.there[kind]}
+            kind: {
+                "precision": _plain(self.precision(kind)),
+                "recall": _plain(self.recall(kind)),
+                "count": self.there[kind],
+            }
             for kind in OPTICALS
         }
-        contents = {kind: self.content(kind) for kind in CONTENTS}
+        contents = {kind: _plain(self.content(kind)) for kind in CONTENTS}
         return {"optical": kinds, "content": contents, "found": self.placed, "count": sum(self.there.values())}
 
 
 def _ratio(right: dict[str, int], of: dict[str, int], kinds: Sequence[str]) -> float:
     whole = sum(of[kind] for kind in kinds)
     return sum(right[kind] for kind in kinds) / whole if whole else float("nan")
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no number that is none."""
+    return None if value != value else round(value, 4)

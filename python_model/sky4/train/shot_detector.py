@@ -2,7 +2,7 @@
 
 T thumbnails, F frame features, P pair features. A sample is a story (or a single take) at a rate, a size and in a state
 of its own: noisy, dimmed, tinted, shaken, with frames that repeat or flash, in weather, light, style, under a moving
-camera. Features are kept in memory: from the second time on a sample costs no rendering.
+camera. Features are kept in memory, and in files where a folder is named for them: a sample is rendered once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sky4.shots.detector import AROUND
-from sky4.shots.features import SIDE, Thumbnails, frame_features, pair_features, thumbnail
+from sky4.shots.features import (
+    FRAME_FEATURES,
+    PAIR_FEATURES,
+    SIDE,
+    Thumbnails,
+    frame_features,
+    pair_features,
+    thumbnail,
+)
 from sky4.shots.kinds import CONTENTS, OPTICALS
 from sky4.shots.network import ShotNetwork
 from sky4.train.keyed import generator
@@ -42,8 +51,9 @@ class ShotDetectorConfig:
     seed: int = 71  # of the stories
     width: int = 40
     hidden: int = 64
-    frames: int = 81
+    frames: int = 65  # thumbnails of a sample
     pair_weight: float = 1.0
+    cache: str | None = None  # a folder in which samples are kept from run to run
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,23 @@ class ShotDetectorProblem:
 
     def _sample(self, number: int) -> _Sample:
         if number not in self._kept:
-            self._kept[number] = make_sample(self.config, number)
+            self._kept[number] = _kept_sample(self.config, number)
         return self._kept[number]
+
+
+def _kept_sample(config: ShotDetectorConfig, number: int) -> _Sample:
+    """As make_sample; from its file where there is one, and into it where there is none."""
+    if config.cache is None:
+        return make_sample(config, number)
+    path = Path(config.cache) / f"{config.seed}-{config.frames}-{FRAME_FEATURES}-{PAIR_FEATURES}-{number}.safetensors"
+    if path.is_file():
+        return _Sample(**load_file(path))
+    sample = make_sample(config, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in vars(sample).items()}, partial)
+    partial.replace(path)
+    return sample
 
 
 def make_sample(config: ShotDetectorConfig, number: int) -> _Sample:

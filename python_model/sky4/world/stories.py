@@ -117,7 +117,9 @@ def sample_story(
     cuts = np.sort(random.integers(0, slack + 1, count - 1))
     if first is not None:
         if not 0 <= first - LEAST <= slack:
-            raise ValueError(f"the first of {count} shots in {seconds:g} s lasts {LEAST} to {LEAST + slack}, got {first}")
+            raise ValueError(
+                f"the first of {count} shots in {seconds:g} s lasts {LEAST} to {LEAST + slack}, got {first}"
+            )
         cuts = np.maximum(cuts, first - LEAST)
         cuts[0] = first - LEAST
     joins, at, before = [], 0, 0
