@@ -14,7 +14,7 @@ from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
     from sky4.media import WrittenClip
-    from sky4.pipeline.clip import Clip
+    from sky4.pipeline.clip import Clip, Watch
     from sky4.pipeline.request import ClipRequest
 
 
@@ -61,13 +61,16 @@ def make_clips(
     load_libraries()
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.generate import generate_clips
+    from sky4.pipeline.lips import LipMeter
     from sky4.pipeline.seams import SeamMeter
 
     components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
     clips, records = [], []
     for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
         meter = SeamMeter(clip.seams, clip.given, clip.fps)
-        written = clip.save(path, force=force, progress=reporter.stage, watch=meter.frames)
+        lips = LipMeter(clip.fps)
+        watch = meter.frames if request.audio is None else _both(meter.frames, lips.frames)
+        written = clip.save(path, force=force, progress=reporter.stage, watch=watch)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
@@ -78,6 +81,10 @@ def make_clips(
             kind = clip.request.segments.transition if clip.request.segments is not None else "none"
             reporter.result(f"{written.path}  another shot from {at:.2f} s on: {kind}")
             record["switch"] = {"seconds": round(at, 6), "transition": kind}
+        lag = None if request.audio is None else lips.lag(clip.audio(), clip.geometry.sample_rate)
+        if lag is not None:
+            reporter.result(f"{written.path}  {lag.line()}")
+            record["lips"] = lag.values()
         seams = meter.report(written.path)
         if seams is not None:
             reporter.result(f"{written.path}  {seams.line()}")
@@ -86,6 +93,11 @@ def make_clips(
         records.append(record)
     reporter.record({"clips": records})
     return clips
+
+
+def _both(one: Watch, other: Watch) -> Watch:
+    """What is watched by two."""
+    return lambda frames: other(one(frames))
 
 
 def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:

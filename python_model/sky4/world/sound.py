@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sky4.world.scene import Event, Scene
 from sky4.world.stories import Story
+from sky4.world.take import Take
 from sky4.world.vocabulary import MATERIALS
 
 PEAK = 0.35  # amplitude of the loudest partial
@@ -55,6 +56,17 @@ def render_story_audio(
     waves = torch.zeros(len(stories), 2, samples)
     for story, begin, out in zip(stories, starts, waves, strict=True):
         _strike_all(story.hits(begin + samples / sample_rate), out, sample_rate, begin)
+    return waves
+
+
+def render_speech_audio(takes: Sequence[Take], samples: int, sample_rate: int = 44100) -> Tensor:
+    """Stereo waves [B, 2, samples] of what the takes' talkers say, from where they are; silence of those who do not."""
+    waves = torch.zeros(len(takes), 2, samples)
+    for take, out in zip(takes, waves, strict=True):
+        talker = take.talker
+        if talker is not None and talker.expression.speech is not None:
+            gains = torch.tensor(pan_gains(take.framing.seen_x(talker.x)))[:, None]
+            out.copy_(gains * talker.expression.speech.wave(samples, sample_rate))
     return waves
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sky4.world.scene import Event, Scene
+from sky4.world.speech import Speech
 
 PAN_SPEED = 0.1  # unit widths a second
 ZOOM_SPEED = 0.16  # natural logarithm of the magnification, a second
@@ -58,16 +59,23 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Expression:
-    """How a face moves: the mouth opens `rate` times a second, curves, and the brows rise and fall."""
+    """How a face moves: the mouth opens `rate` times a second, or as it speaks, and curves; the brows rise and fall."""
 
     rate: float
     phase: float  # of the mouth, 0 to 1
     curve: float  # of the mouth: 1 smiles, -1 frowns
     brow_rate: float
+    speech: Speech | None = None
 
     def aperture(self, time: Tensor) -> Tensor:
         """How far the mouth is open at `time`, 0 to 1. Any shape."""
+        if self.speech is not None:
+            return self.speech.aperture(time)
         return (torch.sin(2 * math.pi * (self.rate * time + self.phase)) * 0.5 + 0.5).square()
+
+    def width(self, time: Tensor) -> Tensor:
+        """How wide the mouth is at `time`, 1 at rest. Any shape."""
+        return torch.ones_like(time) if self.speech is None else self.speech.width(time)
 
     def brows(self, time: Tensor) -> Tensor:
         """How far the brows are raised at `time`, -1 to 1. Any shape."""
