@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,9 +157,9 @@ def write_film(
     texts = {"edl": edl(plan), "subtitles": subtitles(plan)}
     for name, path in beside.items():
         if name == "sheet":
-            write_whole(path, lambda partial: sheet.picture().save(partial, format="PNG"))
+            write_whole(path, lambda file: sheet.picture().save(file, format="PNG"))
         else:
-            write_whole(path, lambda partial, text=texts[name]: partial.write_text(text, "utf-8"))
+            write_whole(path, partial(Path.write_text, data=texts[name], encoding="utf-8"))
     lasts = f"{written.frames} frames, {float(written.seconds):.2f} s"
     reporter.result(f"{written.path}  {written.width}x{written.height}  {lasts}  {len(plan.shots)} shots")
     reporter.result("  ".join(str(path) for path in beside.values()))

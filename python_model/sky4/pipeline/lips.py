@@ -96,7 +96,7 @@ def loudness(wave: NDArray[np.float32], rate: int, steps: Fraction, count: int) 
     power = np.concatenate([[0.0], np.cumsum(np.square(wave.astype(np.float64)).mean(0))])
     middle = np.arange(count) / float(steps) * rate
     begin, end = (np.clip(middle + side * rate / 32, 0, wave.shape[1]).astype(int) for side in (-1, 1))
-    return np.sqrt((power[end] - power[begin]) / np.maximum(end - begin, 1))
+    return np.asarray(np.sqrt((power[end] - power[begin]) / np.maximum(end - begin, 1)))
 
 
 def _cells(frame: NDArray[np.uint8]) -> NDArray[np.float32]:

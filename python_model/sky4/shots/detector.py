@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sky4.shots.features import REACH, frame_features, pair_features, thumbnail
+from sky4.shots.features import (
+    REACH,
+    Floats,
+    Thumbnails,
+    frame_features,
+    lasting_change,
+    pair_features,
+    thumbnail,
+)
 from sky4.shots.kinds import CONTENTS, OPTICALS, Content, Optical
 from sky4.shots.network import SEES, ShotNetwork, probabilities
 
@@ -22,8 +30,15 @@ BLOCK = 512  # thumbnails of which the transitions are told at once
 LONGEST = 64  # thumbnails of a transition
 MARGIN = REACH + SEES + LONGEST  # thumbnails on either side of a block, so that it is seen as in the whole film
 SURE = 0.5  # probability from which a transition, and its kind by content, is told
+MAYBE = 0.15  # probability from which a cut is looked into
+PROVEN = 0.42  # probability from which it is one: about as many are then missed as made up
 APART = 2  # thumbnails: nearer cuts are one, and shorter gaps in a gradual transition are none
 AROUND = 3  # thumbnails of each shot beside a transition that its content is read from
+
+
+# (first, last, kind, confidence). first: the first thumbnail that is no longer the old shot alone; last: the first that
+# is the new one alone. For a cut they are the same.
+Span = tuple[int, int, Optical, float]
 
 
 @dataclass(frozen=True)
@@ -85,9 +100,9 @@ def _of_block(
     held: _Buffer, begin: int, end: int, fps: Fraction, step: int, network: ShotNetwork
 ) -> Iterator[Transition]:
     """Those whose middle lies in the thumbnails [begin, end)."""
-    pictures = np.stack(held.pictures).astype(np.float32) / 255
+    pictures = np.asarray(np.stack(held.pictures) / 255, np.float32)
     chances = probabilities(network, torch.from_numpy(frame_features(pictures))).numpy()
-    found = spans(chances)
+    found = proven(spans(chances), pictures, network)
     for number, (first, last, optical, confidence) in enumerate(found):
         if not begin <= held.first + (first + last) // 2 < end:
             continue
@@ -103,6 +118,26 @@ def _of_block(
         yield Transition(Fraction(old) / fps, Fraction(new) / fps, new, optical, confidence, content, sure)
 
 
+def proven(found: list[Span], pictures: Thumbnails, network: ShotNetwork) -> list[Span]:
+    """The transitions whose cuts change the picture [T, S, S, 3] for good, with that as their confidence."""
+    kept: list[Span] = []
+    for one in found:
+        first, last, optical, chance = one
+        if optical == "cut":
+            with torch.inference_mode():
+                logit = network.proven(torch.tensor([chance]), torch.from_numpy(around(pictures, first))[None])
+            chance = float(logit.sigmoid())
+            if chance < PROVEN:
+                continue
+        kept.append((first, last, optical, chance))
+    return kept
+
+
+def around(pictures: Thumbnails, at: int) -> Floats:
+    """What changes for good with thumbnail `at`."""
+    return lasting_change(pictures[max(0, at - AROUND) : at], pictures[at : at + AROUND])
+
+
 def _content(
     before: NDArray[np.float32], after: NDArray[np.float32], network: ShotNetwork
 ) -> tuple[Content | None, float]:
@@ -115,13 +150,9 @@ def _content(
     return (CONTENTS[best] if sure >= SURE else None), sure
 
 
-def spans(chances: NDArray[np.float32]) -> list[tuple[int, int, Optical, float]]:
-    """(first, last, kind, confidence) of each transition in probabilities [T, K], in order.
-
-    first: the first thumbnail that is no longer the old shot alone; last: the first that is the new one alone. For a
-    cut they are the same.
-    """
-    found: list[tuple[int, int, Optical, float]] = []
+def spans(chances: NDArray[np.float32]) -> list[Span]:
+    """Each gradual transition, and each supposed cut, in probabilities [T, K], in order."""
+    found: list[Span] = []
     soft = 1 - chances[:, 0] - chances[:, 1]
     inside = soft >= SURE
     for begin, end in _runs(inside):
@@ -130,7 +161,7 @@ def spans(chances: NDArray[np.float32]) -> list[tuple[int, int, Optical, float]]
         sums = chances[begin:end, 2:].sum(0)
         found.append((begin, end, OPTICALS[1 + int(sums.argmax())], float(soft[begin:end].mean())))
     cut = chances[:, 1]
-    for at in np.flatnonzero(cut >= SURE).tolist():
+    for at in np.flatnonzero(cut >= MAYBE).tolist():
         near = cut[max(0, at - APART) : at + APART + 1]
         if cut[at] < near.max() or at == 0:
             continue

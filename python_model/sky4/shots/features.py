@@ -34,7 +34,9 @@ def thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return frame
     height, width = frame.shape[:2]
     step = max(1, min(height, width) // (4 * SIDE))  # of a large frame a part is enough for the mean
-    return np.asarray(Image.fromarray(np.ascontiguousarray(frame[::step, ::step])).resize((SIDE, SIDE), Image.BOX))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(frame[::step, ::step])).resize((SIDE, SIDE), Image.Resampling.BOX)
+    )
 
 
 def frame_features(pictures: Thumbnails) -> Floats:
@@ -93,17 +95,26 @@ def pair_features(before: Thumbnails, after: Thumbnails) -> Floats:
     return features
 
 
+def lasting_change(before: Thumbnails, after: Thumbnails) -> Floats:
+    """[2] of a supposed cut between the thumbnails [T, S, S, 3]: what changes for good, whatever moves through.
+
+    Of each pixel the least change between any one before and any one after: a thing that flies past leaves none.
+    """
+    least = np.abs(before[:, None] - after[None]).mean(-1).min((0, 1))
+    return np.array([np.log10(least.mean() + 1e-3) + 2, 5 * np.quantile(least, 0.9)], np.float32)
+
+
 def _log(value: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.log10(value + 1e-3) / 2 + 1
+    return np.asarray(np.log10(value + 1e-3) / 2 + 1)
 
 
 def _norm(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.sqrt(np.square(pictures).sum((1, 2, 3)))
+    return np.asarray(np.sqrt(np.square(pictures).sum((1, 2, 3))))
 
 
 def _bins(pictures: NDArray[np.floating]) -> NDArray[np.int64]:
     levels = np.minimum((pictures * BINS).astype(np.int64), BINS - 1)
-    return levels[..., 0] * BINS**2 + levels[..., 1] * BINS + levels[..., 2]
+    return np.asarray(levels[..., 0] * BINS**2 + levels[..., 1] * BINS + levels[..., 2])
 
 
 def _histogram_change(pictures: Thumbnails) -> NDArray[np.floating]:
@@ -130,7 +141,7 @@ def _pushed(now: Thumbnails, before: Thumbnails) -> tuple[NDArray[np.floating], 
 
 def _unit(picture: NDArray[np.floating]) -> NDArray[np.floating]:
     centred = picture - picture.mean()
-    return centred / (np.sqrt(np.square(centred).sum()) + 0.3)  # nearly without contrast, nothing is alike
+    return np.asarray(centred / (np.sqrt(np.square(centred).sum()) + 0.3))  # nearly without contrast, nothing is alike
 
 
 def _alike(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
@@ -140,7 +151,9 @@ def _alike(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 def _inside(small: NDArray[np.floating], large: NDArray[np.floating], zoom: float) -> float:
     """How well the picture `small`, made smaller by `zoom`, is found somewhere in the other: a correlation."""
     size = round(SIDE / zoom)
-    picture = Image.fromarray(np.rint(small * 255).clip(0, 255).astype(np.uint8)).resize((size, size), Image.BOX)
+    picture = Image.fromarray(np.rint(small * 255).clip(0, 255).astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BOX
+    )
     template = _unit(np.asarray(picture, np.float32) / 255).reshape(-1)
     windows = sliding_window_view(large, (size, size, 3)).reshape(-1, size * size * 3)
     windows = windows - windows.mean(1, keepdims=True)

@@ -24,12 +24,14 @@ BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "shots"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = {"format": "sky4-shots", "version": 1, "opticals": list(OPTICALS), "contents": list(CONTENTS)}
 TAPS = 5
+LASTING = 2  # numbers that tell a change for good
 DILATIONS = (1, 2, 3)
 SEES = sum(dilation * (TAPS // 2) for dilation in DILATIONS)  # thumbnails before and behind
 
 
 class ShotNetwork(nn.Module):
-    """frames: what happens at each thumbnail (none, or one of OPTICALS). pairs: which of CONTENTS two shots are."""
+    """frames: what happens at each thumbnail (none, or one of OPTICALS). proof: whether a supposed cut is one. pairs:
+    which of CONTENTS two shots are."""
 
     def __init__(self, width: int = 40, hidden: int = 64) -> None:
         super().__init__()
@@ -39,6 +41,7 @@ class ShotNetwork(nn.Module):
             for a, b, dilation in zip(sizes, sizes[1:], DILATIONS, strict=False)
         )
         self.kind = nn.Conv1d(width, 1 + len(OPTICALS), 1)
+        self.proof = nn.Linear(1 + LASTING, 1)
         self.first = nn.Linear(PAIR_FEATURES, hidden)
         self.second = nn.Linear(hidden, hidden)
         self.content = nn.Linear(hidden, len(CONTENTS))
@@ -54,6 +57,11 @@ class ShotNetwork(nn.Module):
         """Logits [N, 5] of pair features [N, P]."""
         hidden = functional.silu(self.first(features))
         return self.content(functional.silu(self.second(hidden)))  # type: ignore[no-any-return]
+
+    def proven(self, chance: Tensor, lasting: Tensor) -> Tensor:
+        """Logits [N] that cuts are, of their probabilities [N] by `frames` and what changes for good [N, 2]."""
+        odds = torch.logit(chance, eps=1e-4)[:, None] / 4
+        return self.proof(torch.cat((odds, lasting), 1))[:, 0]  # type: ignore[no-any-return]
 
     def save(self, folder: Path, told: Mapping[str, Any]) -> None:
         """Weights, and a configuration that tells where they come from."""

@@ -197,7 +197,9 @@ class _Stage:
         take = self.places[self.place][self.who]
         lively = bool(take.things) and take.things[-1].motion in ("bounce", *WANDERINGS)
         width = float(self.random.uniform(*((LIVELY if lively else CLOSE) if self.near else WIDE)))
-        x, y = _focus(take, middle) if self.near else (0.5 - ASIDE * (1 - 2 * self.who), 0.5)
+        x, y = _focus(take, middle)
+        if not self.near:  # half way after what moves, so that it is seen whole
+            x, y = 0.5 * (0.5 + x) - ASIDE * (1 - 2 * self.who), 0.5
         return replace(take, framing=Framing(x, y, width, self.behind, self.lean))
 
 
