@@ -30,6 +30,7 @@ BLOCK = 512  # thumbnails of which the transitions are told at once
 LONGEST = 64  # thumbnails of a transition
 MARGIN = REACH + SEES + LONGEST  # thumbnails on either side of a block, so that it is seen as in the whole film
 SURE = 0.5  # probability from which a transition, and its kind by content, is told
+STILL = 1 / 512  # a step that changes less is none: half a level of 255
 MAYBE = 0.15  # probability from which a cut is looked into
 PROVEN = 0.42  # probability from which it is one: about as many are then missed as made up
 APART = 2  # thumbnails: nearer cuts are one, and shorter gaps in a gradual transition are none
@@ -119,7 +120,8 @@ def _of_block(
 
 
 def proven(found: list[Span], pictures: Thumbnails, network: ShotNetwork) -> list[Span]:
-    """The transitions whose cuts change the picture [T, S, S, 3] for good, with that as their confidence."""
+    """Of the cuts those that change the picture [T, S, S, 3] for good, with that as their confidence; of the gradual
+    transitions those in which it changes from step to step."""
     kept: list[Span] = []
     for one in found:
         first, last, optical, chance = one
@@ -129,6 +131,8 @@ def proven(found: list[Span], pictures: Thumbnails, network: ShotNetwork) -> lis
             chance = float(logit.sigmoid())
             if chance < PROVEN:
                 continue
+        elif float(np.median(np.abs(np.diff(pictures[max(0, first - 1) : last + 1], axis=0)).mean((1, 2, 3)))) < STILL:
+            continue
         kept.append((first, last, optical, chance))
     return kept
 
