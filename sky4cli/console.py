@@ -6,19 +6,35 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sky4.errors import RequestError
+
 if TYPE_CHECKING:
+    from PIL import Image
     from rich.progress import Progress, TaskID
+
+    from sky4.pipeline.events import EventLog
 
 PLAIN_SECONDS = 10.0  # between two plain progress lines of one stage
 
 
 class Reporter:
-    """Use as a context; `stage` is the pipeline's progress callback."""
+    """Use as a context; `stage` is the pipeline's progress callback.
 
-    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+    events: what --events says: the same is then told to programs, and `-` has stdout for itself. command: its name.
+    RequestError where that cannot be.
+    """
+
+    def __init__(self, *, quiet: bool, as_json: bool, events: str | None = None, command: str = "") -> None:
+        if events == "-" and as_json:
+            raise RequestError("--events - and --json both write to stdout; name a file for the events")
         self._as_json = as_json
+        self._where, self._command = events, command
+        self._events: EventLog | None = None
         self._quiet = quiet
         self._bars: Progress | None = None
         self._task: TaskID | None = None
@@ -27,6 +43,10 @@ class Reporter:
         self._log = _Notes(self)
 
     def __enter__(self) -> Reporter:
+        if self._where is not None:
+            from sky4.pipeline.events import EventLog, open_events
+
+            self._events = EventLog(open_events(self._where), self._command)
         # the library logs each automatic choice once, such as the attention backend
         logging.getLogger("sky4").addHandler(self._log)
         logging.getLogger("sky4").setLevel(logging.INFO)
@@ -39,13 +59,19 @@ class Reporter:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         logging.getLogger("sky4").removeHandler(self._log)
         if self._bars is not None:
             self._bars.stop()
+        if self._events is not None:
+            self._events.__exit__(kind, error, trace)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """`done` of `total` pieces of the stage `name` are made."""
+        if self._events is not None:
+            self._events.stage(name, done, total)
         if self._quiet:
             return
         if self._bars is not None:
@@ -67,6 +93,8 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Something worth knowing that is no result."""
+        if self._events is not None:
+            self._events.warning(text.removeprefix("note: "))
         if self._quiet:
             return
         if self._bars is not None:
@@ -80,8 +108,28 @@ class Reporter:
             return
         if self._bars is not None:
             self._bars.stop()  # two streams share the terminal: the bars give way to the line
-        print(line, flush=True)
+        print(line, file=sys.stderr if self._where == "-" else sys.stdout, flush=True)
         if self._bars is not None:
+            self._bars.start()
+
+    def made(self, path: Path, details: Mapping[str, Any]) -> None:
+        """A clip is there; for the events alone."""
+        if self._events is not None:
+            self._events.artifact("clip", path, details)
+
+    def preview(self, path: Path, sheet: Image.Image, step: int, steps: int) -> None:
+        """A preview is there; shown where the terminal can."""
+        if self._events is not None:
+            self._events.artifact("preview", path, {"step": step, "steps": steps})
+        if self._bars is None:  # quiet, or no terminal
+            return
+        from sky4cli.terminal import picture, protocol_of
+
+        protocol = protocol_of()
+        if protocol is not None:
+            self._bars.stop()
+            sys.stderr.write(picture(sheet, protocol))
+            sys.stderr.flush()
             self._bars.start()
 
     def record(self, values: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from sky4cli.options import (
     Backend,
     Device,
     Dtype,
+    Events,
     Force,
     From,
     Guidance,
@@ -24,8 +25,11 @@ from sky4cli.options import (
     NegativePrompt,
     Only,
     PartSeconds,
+    PreviewEvery,
     Quiet,
     Ref,
+    Resume,
+    ResumeDir,
     Sampler,
     Seed,
     Shift,
@@ -79,6 +83,10 @@ def edit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    resume_dir: ResumeDir = None,
+    resume: Resume = False,
+    events: Events = None,
+    preview_every: PreviewEvery = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -88,9 +96,11 @@ def edit(
     from sky4.pipeline.request import Source
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, outputs_of_source, read_source, request_of, source_shape
 
+    following = Following(resume_dir, resume, events, preview_every)
     folder = ModelFolder.read(model or BUNDLED)
     references = resolve_references(ref or [])
     source = read_source(video, folder.defaults, fps, start, seconds)
@@ -100,7 +110,7 @@ def edit(
     soundtrack, outputs = soundtrack_of(
         video, source.skip / source.fps, keep_audio, mix, outputs_of_source(source, target, only)
     )
-    paths = variation_paths(target, variations, force)
+    paths = variation_paths(target, variations, force, resume)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
     request = replace(
         request_of(prompt, source_shape(source, size, folder), sampling, folder.defaults, outputs),
@@ -108,9 +118,9 @@ def edit(
         soundtrack=soundtrack,
         references=(*references, source_reference(source, references)),
     )
-    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with Reporter(quiet=quiet, as_json=as_json, events=events, command="edit") as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, notes=source.notes)
+        make_clips(request, engine, paths, force, reporter, notes=source.notes, following=following)
 
 
 def source_reference(source: SourceFile, others: tuple[ReferenceFile, ...]) -> ReferenceFile:

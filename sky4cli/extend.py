@@ -17,15 +17,19 @@ from sky4cli.options import (
     Dtype,
     EncodeAudio,
     Enhance,
+    Events,
     Force,
     From,
     Guidance,
     Json,
     Model,
     NegativePrompt,
+    PreviewEvery,
     Prompt,
     Quiet,
     Ref,
+    Resume,
+    ResumeDir,
     Sampler,
     Seed,
     Shift,
@@ -105,6 +109,10 @@ def extend(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    resume_dir: ResumeDir = None,
+    resume: Resume = False,
+    events: Events = None,
+    preview_every: PreviewEvery = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -116,9 +124,11 @@ def extend(
     from sky4.pipeline.segments import choose_segments
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, canvas_for, outputs_of_source, request_of, source_shape
 
+    following = Following(resume_dir, resume, events, preview_every)
     check_transition(transition, backward)
     folder = ModelFolder.read(model or BUNDLED)
     references = resolve_references(ref or [])
@@ -134,7 +144,7 @@ def extend(
     continues = heard and file.has_audio and not encode_audio
     if sound is None and not heard:
         notes += (f"'{video}' has no sound, so none is made; --sound makes it for what is added",)
-    paths = variation_paths(target, variations, force)
+    paths = variation_paths(target, variations, force, resume)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
     shape = replace(source_shape(file, size, folder), frames=file.frames + added)
     given = Source(video, str(video), start=added if backward else 0, frames=file.frames, skip=file.skip)
@@ -146,9 +156,18 @@ def extend(
         soundtrack=Soundtrack(video, file.skip / file.fps) if continues else None,
         segments=segments,
     )
-    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with Reporter(quiet=quiet, as_json=as_json, events=events, command="extend") as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=(*file.notes, *said, *notes))
+        make_clips(
+            request,
+            engine,
+            paths,
+            force,
+            reporter,
+            enhancer=enhance,
+            notes=(*file.notes, *said, *notes),
+            following=following,
+        )
 
 
 def check_transition(transition: str, backward: bool) -> None:

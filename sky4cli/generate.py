@@ -16,6 +16,7 @@ from sky4cli.options import (
     Device,
     Dtype,
     Enhance,
+    Events,
     Force,
     Fps,
     Frames,
@@ -25,9 +26,12 @@ from sky4cli.options import (
     NegativePrompt,
     Only,
     Out,
+    PreviewEvery,
     Prompt,
     Quiet,
     Ref,
+    Resume,
+    ResumeDir,
     Sampler,
     Seconds,
     Seed,
@@ -83,6 +87,10 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    resume_dir: ResumeDir = None,
+    resume: Resume = False,
+    events: Events = None,
+    preview_every: PreviewEvery = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -91,6 +99,7 @@ def generate(
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, Shape, outputs_for, request_of
 
@@ -102,8 +111,9 @@ def generate(
     if drive and audio is None:
         raise RequestError("--drive needs the sound that drives: add --audio FILE")
     outputs = outputs_for(out, only)
-    paths = variation_paths(out, variations, force)
+    paths = variation_paths(out, variations, force, resume)
     references = resolve_references(ref or [])
+    following = Following(resume_dir, resume, events, preview_every)
     folder = ModelFolder.read(model or BUNDLED)
     defaults = folder.defaults
     rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
@@ -118,9 +128,9 @@ def generate(
         references=references,
         segments=windows_of_driven(shape.frames, folder) if drive else None,
     )
-    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with Reporter(quiet=quiet, as_json=as_json, events=events, command="generate") as reporter:
         engine = Engine(folder.path, device, dtype, attention_backend)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance)
+        make_clips(request, engine, paths, force, reporter, enhancer=enhance, following=following)
 
 
 def windows_of_driven(frames: int, folder: ModelFolder) -> Segments | None:

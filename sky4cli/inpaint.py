@@ -15,6 +15,7 @@ from sky4cli.options import (
     Device,
     Dtype,
     Enhance,
+    Events,
     Force,
     From,
     Guidance,
@@ -25,8 +26,11 @@ from sky4cli.options import (
     NegativePrompt,
     Only,
     PartSeconds,
+    PreviewEvery,
     Quiet,
     Ref,
+    Resume,
+    ResumeDir,
     Sampler,
     Seed,
     Shift,
@@ -124,6 +128,10 @@ def inpaint(
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention_backend: Backend = "auto",
+    resume_dir: ResumeDir = None,
+    resume: Resume = False,
+    events: Events = None,
+    preview_every: PreviewEvery = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -134,6 +142,7 @@ def inpaint(
     from sky4.pipeline.validate import validate
     from sky4.prompting import resolve_references
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import Engine, make_clips, variation_paths
     from sky4cli.requests import Sampling, outputs_of_source, read_source, request_of, source_shape
 
@@ -150,11 +159,12 @@ def inpaint(
         feather=feather,
         fit=fit_mask,
     )
+    following = Following(resume_dir, resume, events, preview_every)
     folder = ModelFolder.read(model or BUNDLED)
     file = read_source(video, folder.defaults, fps, start, seconds)
     target = out or file.default_out("inpainted")
     source, canvas, notes = laid_out(file, region, target)
-    with Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with Reporter(quiet=quiet, as_json=as_json, events=events, command="inpaint") as reporter:
         if prompt is None and mask_preview is not None:
             for note in notes:
                 reporter.note(f"note: {note}")
@@ -164,7 +174,7 @@ def inpaint(
         outputs = outputs_of_source(file, target, only)
         soundtrack, outputs = soundtrack_of(file.path, file.skip / file.fps, keep_audio, mix, outputs)
         references = resolve_references(ref or [])
-        paths = variation_paths(target, variations, force)
+        paths = variation_paths(target, variations, force, resume)
         sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
         shape = source_shape(replace(file, width=canvas.width, height=canvas.height), size, folder)
         request = replace(
@@ -179,7 +189,7 @@ def inpaint(
             draw_preview(mask_preview, source, canvas, file.fps, force, reporter)
         engine = Engine(folder.path, device, dtype, attention_backend)
         notes += stretched(shape, canvas)
-        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes)
+        make_clips(request, engine, paths, force, reporter, enhancer=enhance, notes=notes, following=following)
 
 
 def laid_out(file: SourceFile, region: EditRegion, out: Path) -> tuple[Source, Canvas, tuple[str, ...]]:

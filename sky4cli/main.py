@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sky4 import __version__
-from sky4.errors import RequestError, Sky4Failure
+from sky4.errors import Interrupted, RequestError, Sky4Failure
 from sky4cli.bench import bench_app
 from sky4cli.doctor import doctor
 from sky4cli.edit import EXAMPLES as EDIT_EXAMPLES
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, BAD_REQUEST)
     except Sky4Failure as error:
         return _say(error, FAILED)
+    except Interrupted as error:
+        return _say(error, INTERRUPTED)
     except typer.TyperException as error:  # unknown options, missing values: argv that typer itself cannot read
         return _say(error, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sky4.errors import RequestError
 from sky4cli.console import Reporter
+from sky4cli.following import UNFOLLOWED, Following
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
     from sky4.media import WrittenClip
     from sky4.pipeline.clip import Clip, Watch
     from sky4.pipeline.request import ClipRequest
+    from sky4.pipeline.states import ResumeFolder
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ def make_clips(
     reporter: Reporter,
     enhancer: Path | None = None,
     notes: Sequence[str] = (),
+    following: Following = UNFOLLOWED,
 ) -> list[Clip]:
-    """Make the request's variations, one into each of `paths`. RequestError before any weights are loaded, where
-    that is possible.
+    """Make the request's variations, one into each of `paths`; those that a resumed run has written are left out.
+    RequestError before any weights are loaded, where that is possible; Interrupted where the user stops it.
 
     notes: what the command has found worth saying, beside what is said of every request.
     """
@@ -56,21 +59,46 @@ def make_clips(
     for note in (*notes, *warnings(request, folder, geometry)):
         reporter.note(f"note: {note}")
     if enhancer is not None:
-        request = _enhanced(request, enhancer, reporter)
+        request = _enhanced(request, enhancer, reporter, following)
+    following.check(request, paths)
     reporter.stage("loading", 0, 1)
     load_libraries()
+    try:
+        return _made(request, engine, paths, force, reporter, following, began)
+    except KeyboardInterrupt as error:
+        raise following.interrupted() from error
+
+
+def _made(
+    request: ClipRequest,
+    engine: Engine,
+    paths: list[Path],
+    force: bool,
+    reporter: Reporter,
+    following: Following,
+    began: float,
+) -> list[Clip]:
     from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.generate import generate_clips
     from sky4.pipeline.lips import LipMeter
+    from sky4.pipeline.preview_file import remove_preview
     from sky4.pipeline.seams import SeamMeter
+    from sky4.pipeline.states import NoStates
 
     components = Components.load(engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads)
-    clips, records = [], []
-    for path, clip in zip(paths, generate_clips(request, components, reporter.stage), strict=True):
+    states = following.states(request, components)
+    previews = following.previews(request, paths, components, reporter)
+    into, records = _unwritten(request, paths, states, force, reporter)
+    clips = []
+    seen = None if previews is None else previews.seen
+    for clip in generate_clips(request, components, reporter.stage, states, seen):
+        path = into[clip.request.seed]
+        state = NoStates() if states is None else states.clip(clip.request)
         meter = SeamMeter(clip.seams, clip.given, clip.fps)
         lips = LipMeter(clip.fps)
         watch = meter.frames if request.audio is None else _both(meter.frames, lips.frames)
-        written = clip.save(path, force=force, progress=reporter.stage, watch=watch)
+        with state.decoding(components.video_codec if clip.request.runs_video else None):
+            written = clip.save(path, force=force, progress=reporter.stage, watch=watch)
         took, began = time.monotonic() - began, time.monotonic()
         reporter.result(_line(written, clip, took))
         record = _record(written, clip, took)
@@ -89,8 +117,14 @@ def make_clips(
         if seams is not None:
             reporter.result(f"{written.path}  {seams.line()}")
             record.update(seams.values())
+        state.finish({**record, "path": str(path.absolute())})
+        if previews is not None:
+            remove_preview(path)
+        reporter.made(path, record)
         clips.append(clip)
         records.append(record)
+    if states is not None:
+        states.clear()
     reporter.record({"clips": records})
     return clips
 
@@ -100,15 +134,41 @@ def _both(one: Watch, other: Watch) -> Watch:
     return lambda frames: other(one(frames))
 
 
-def variation_paths(out: Path, variations: int, force: bool) -> list[Path]:
-    """clip.mp4 for one, clip-1.mp4, clip-2.mp4 ... for several. RequestError where one cannot be written."""
+def _unwritten(
+    request: ClipRequest, paths: list[Path], states: ResumeFolder | None, force: bool, reporter: Reporter
+) -> tuple[dict[int, Path], list[dict[str, Any]]]:
+    """The paths of the variations that are still to be made, by seed, and the records of those that a run before this
+    one has written. RequestError where a path cannot be written."""
+    from sky4.media import check_destination
+
+    into = {request.seed + index: path for index, path in enumerate(paths)}
+    if states is None:
+        return into, []
+    records = []
+    for seed, path in list(into.items()):
+        before = states.clip(request.variation(seed - request.seed)).written
+        if before is None:
+            check_destination(path, force)
+        else:
+            reporter.note(f"'{path}' was written by the run before this one")
+            records.append(before)
+            del into[seed]
+    return into, records
+
+
+def variation_paths(out: Path, variations: int, force: bool, resume: bool = False) -> list[Path]:
+    """clip.mp4 for one, clip-1.mp4, clip-2.mp4 ... for several. RequestError where one cannot be written.
+
+    resume: what is there already may be the run's own: make_clips looks into its state.
+    """
     from sky4.media import check_destination
 
     paths = [out]
     if variations > 1:
         paths = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, variations + 1)]
     for path in paths:
-        check_destination(path, force)
+        if not (resume and path.exists()):
+            check_destination(path, force)
     return paths
 
 
@@ -138,7 +198,13 @@ def _check_even(paths: list[Path], request: ClipRequest) -> None:
             )
 
 
-def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter) -> ClipRequest:
+def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter, following: Following) -> ClipRequest:
+    """The request with the prompt rewritten: as in the run that is resumed, else anew."""
+    from sky4.pipeline.resume import rewritten_prompt
+
+    before = rewritten_prompt(following.resume_dir, request) if following.resume else None
+    if before is not None:
+        return replace(request, prompt=before, enhanced_from=request.prompt)
     reporter.stage("rewriting the prompt", 0, 1)
     from sky4.prompting.enhance import LocalRewriter, enhance
 

@@ -85,6 +85,21 @@ EncodeAudio = Annotated[
         "--encode-audio", help="Encode the source's sound anew too, where its packets cannot be gone on from."
     ),
 ]
+ResumeDir = Annotated[
+    Path | None,
+    typer.Option("--resume-dir", metavar="FOLDER", help="Keep the state here while a clip is made, to go on from it."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the state in --resume-dir, to the same bits; without one, begin.")
+]
+Events = Annotated[
+    str | None,
+    typer.Option("--events", metavar="FILE|-|fd:N", help="Tell programs what happens, in lines of JSON."),
+]
+PreviewEvery = Annotated[
+    int | None,
+    typer.Option("--preview-every", metavar="N", help="After every N steps, a contact sheet: OUT.preview.png."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]

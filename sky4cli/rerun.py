@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sky4.errors import RequestError, Sky4Failure
-from sky4cli.options import Force, Json, Model, Out, Quiet
+from sky4cli.options import Events, Force, Json, Model, Out, PreviewEvery, Quiet, Resume, ResumeDir
 
 if TYPE_CHECKING:
     from sky4.pipeline.clip import Clip
@@ -19,6 +19,10 @@ def rerun(
     out: Out,
     model: Model = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: where the clip was made.")] = None,
+    resume_dir: ResumeDir = None,
+    resume: Resume = False,
+    events: Events = None,
+    preview_every: PreviewEvery = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -27,6 +31,7 @@ def rerun(
     from sky4.media import read_recipe
     from sky4.pipeline.request import ClipRequest
     from sky4cli.console import Reporter
+    from sky4cli.following import Following
     from sky4cli.make import make_clips, read_engine, variation_paths
 
     recipe = read_recipe(file)
@@ -34,9 +39,13 @@ def rerun(
         raise RequestError(f"'{file}' is a film of several shots; `sky4 film` makes it again from its shot list")
     request = ClipRequest.from_dict(recipe.get("request", {}))
     engine = read_engine(recipe, model, device)
-    paths = variation_paths(out, 1, force)
-    with Reporter(quiet=quiet, as_json=as_json) as reporter:
-        [clip] = make_clips(request, engine, paths, force, reporter)
+    following = Following(resume_dir, resume, events, preview_every)
+    paths = variation_paths(out, 1, force, resume)
+    with Reporter(quiet=quiet, as_json=as_json, events=events, command="rerun") as reporter:
+        clips = make_clips(request, engine, paths, force, reporter, following=following)
+        if not clips:  # the run that is resumed had come to its end
+            return
+        [clip] = clips
         if clip.checksums != recipe.get("latents"):
             raise Sky4Failure(f"'{out}' was made, but its latents differ from those of '{file}'{_why(recipe, clip)}")
         reporter.note("the latents are the same, bit for bit")

@@ -43,8 +43,10 @@ def joint(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
 ) -> None:
-    """Train the joint model on the cache of latents."""
-    with user_faults():
+    """Train the joint model on the cache of latents; under torchrun, processes share each batch's parts."""
+    from sky4.train.ranks import joined
+
+    with user_faults(), joined() as ranks:
         values = read(config, settings)
         from sky4.train.batches import BatchSource
         from sky4.train.latent_cache import read_black
@@ -60,8 +62,9 @@ def joint(
         show = None
         if values.run.sample_minutes > 0:
             show = show_samples(values, source.clip, encode, black, load_codecs(values, device))
-        outcome = train(values, model, source, encode, black, limits, resume=resume, say=say, show=show)
-    say(f"{outcome.reason}: {outcome.samples:,} samples, {outcome.step:,} steps, checkpoint {outcome.checkpoint}")
+        outcome = train(values, model, source, encode, black, limits, ranks=ranks, resume=resume, say=say, show=show)
+    if ranks.first:
+        say(f"{outcome.reason}: {outcome.samples:,} samples, {outcome.step:,} steps, checkpoint {outcome.checkpoint}")
     if outcome.reason == "interrupt":
         raise KeyboardInterrupt
 

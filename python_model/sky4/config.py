@@ -28,8 +28,11 @@ class TransformerConfig:
     `rope_axes` are the channels of one head given to (time, y, x); `modulation` is one AdaLN projection per block or
     one per tower with a bias per block; `text_cross_attention` puts the video tower's text cross-attention into all
     blocks or into the single-stream blocks only; `audio_clock` places the audio tokens in time (geometry.py);
-    `film_guide` lays a film among the references, one as long as the clip, into I as well, frame by frame wherever
-    nothing is kept, where the published I is black (our choice: what an edit leaves alone then needs no searching).
+    `guide` lays what is known of the clip into I where nothing is kept, in place of black: a film among the references
+    as long as the clip, the filled source under a mask, kept frames carried on; latents are then made as a difference
+    from it (our choice: what an edit leaves alone is zero, and need not be copied through the tower);
+    `input_skip` adds a tower's input, each channel times a factor of the timestep, to its velocity (our choice: what is
+    copied then need not pass the blocks, which a narrow tower learns slowly).
     Raises ValueError where the sizes do not fit one another.
     """
 
@@ -47,7 +50,8 @@ class TransformerConfig:
     text_cross_attention: Literal["all", "single"] = "all"
     audio_clock: Literal["ratio", "seconds"] = "ratio"
     patch: int = 2
-    film_guide: bool = False
+    guide: bool = False
+    input_skip: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_ratio", "video_channels", "audio_channels", "text_channels", "patch"):

@@ -1,4 +1,4 @@
-"""The two kinds of error a user meets. Messages are one sentence: the flag, the value, the remedy."""
+"""The kinds of error a user meets. Messages are one sentence: the flag, the value, the remedy."""
 
 
 class RequestError(ValueError):
@@ -7,3 +7,9 @@ class RequestError(ValueError):
 
 class Sky4Failure(RuntimeError):
     """The request was fine and something else failed: weights, numbers, disk. The CLI exits with 1."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the message says what is left of it. The CLI exits with 130."""
+
+    exit_code = 130

@@ -11,6 +11,7 @@ from sky4cli.main import app
 
 SAMPLING = ["--steps", "--sampler", "--guidance", "--audio-guidance", "--shift", "--seed"]
 ENGINE = ["--model", "--device", "--dtype", "--attention-backend"]
+FOLLOWING = ["--resume-dir", "--resume", "--events", "--preview-every"]
 SAYING = ["--force", "--json", "--quiet"]
 BENCH = ["--threads", "--seed", "-o --out", "--force", "--json", "--baseline", "--fail-over", "--profile", "--quiet"]
 WHERE = ["--device", "--dtype", "--attention-backend"]
@@ -25,6 +26,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
+        *FOLLOWING,
         *SAYING,
     ],
     "inpaint": [
@@ -34,6 +36,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),
         *ENGINE,
+        *FOLLOWING,
         *SAYING,
     ],
     "extend": [
@@ -43,6 +46,7 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--enhance"),
         *ENGINE,
+        *FOLLOWING,
         *SAYING,
     ],
     "edit": [
@@ -51,12 +55,13 @@ OPTIONS = {
         *SAMPLING,
         *("-n --variations", "--only"),
         *ENGINE,
+        *FOLLOWING,
         *SAYING,
     ],
     "film": ["shots", "-o --out", "--work", *ENGINE, *SAYING],
     "shots": ["video", "--detector", "--json", "--quiet"],
     "show": ["file", "--json"],
-    "rerun": ["file", "-o --out", "--model", "--device", *SAYING],
+    "rerun": ["file", "-o --out", "--model", "--device", *FOLLOWING, *SAYING],
     "doctor": ["--model", "--json"],
     "train": [],
     "train joint": [*RUN, "--decay-minutes", "--resume"],

@@ -8,6 +8,7 @@ from sky4.conditioning.inpaint import (
     VideoCondition,
     concat_condition,
     condition_on,
+    guided_by,
     keep_ends,
     keep_first,
     keep_last,
@@ -156,3 +157,41 @@ def test_repeating_stacks_whole_batches() -> None:
     for half in (slice(0, 2), slice(2, 4)):
         assert torch.equal(twice.latents[half], condition.latents)
         assert torch.equal(twice.keep_mask[half], condition.keep_mask)
+
+
+def test_what_is_known_is_carried_from_the_nearest_frame_that_keeps_something() -> None:
+    source, black = randn(3, 4, 5, 2, 3, seed=1), randn(1, 4, 5, 2, 3, seed=2)
+    keep = torch.zeros(3, 1, 5, 2, 3)
+    keep[0, :, 1, 0] = 1.0  # half of frame 1
+    keep[0, :, 4] = 1.0  # all of frame 4
+    keep[1, :, 2:] = 1.0
+    condition = guided_by(source, keep, black)
+    first, second, nothing = condition.latents
+    assert torch.equal(first[:, (0, 1, 2), 0], source[0, :, (1, 1, 1), 0])  # frame 2 lies nearer to 1
+    assert torch.equal(first[:, :3, 1], black[0, :, :3, 1])
+    assert torch.equal(first[:, 3:], source[0, :, (4, 4)])
+    assert torch.equal(second, source[1, :, (2, 2, 2, 3, 4)])
+    assert torch.equal(nothing, black[0])
+    assert condition.offset is not None
+    assert torch.equal(condition.offset[0, :, :3, 1], torch.zeros(4, 3, 3))
+    assert torch.equal(condition.offset[0, :, :3, 0], first[:, :3, 0])
+    assert torch.equal(condition.offset[2], torch.zeros(4, 5, 2, 3))
+
+
+def test_a_clip_that_starts_from_known_latents_is_made_as_a_difference_from_them() -> None:
+    source, known, black = (randn(2, 4, 3, 2, 3, seed=seed) for seed in (1, 2, 3))
+    keep = torch.zeros(2, 1, 3, 2, 3)
+    keep[0, :, 1, 0] = 1.0
+    condition = guided_by(source, keep, black, known)
+    expected = known[0][:, (1, 1, 1)].clone()
+    expected[:, 1, 0] = source[0, :, 1, 0]
+    assert torch.equal(condition.latents[0], expected)
+    assert torch.equal(condition.latents[1], known[1])  # nothing is kept: each frame is known as itself
+    made, noise = randn(2, 4, 3, 2, 3, seed=4), randn(2, 4, 3, 2, 3, seed=5)
+    torch.testing.assert_close(condition.whole(condition.differing(made)), made)
+    kept = keep.bool().expand_as(made)
+    assert torch.equal(path_velocity(made, noise, condition)[kept], -noise[kept])  # of the difference, which is zero
+    torch.testing.assert_close(on_path(made, noise, condition, 0.25)[kept], 0.75 * noise[kept])
+    assert torch.equal(restore_kept(condition.whole(made), condition)[kept], source[kept])
+    twice = condition.repeat(2).to(torch.device("cpu"), torch.float64)
+    assert twice.offset is not None and twice.offset.shape[0] == 4 and twice.offset.dtype == torch.float64

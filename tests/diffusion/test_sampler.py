@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from typing import Literal
 
 import pytest
 import torch
@@ -10,7 +11,18 @@ from torch import Tensor
 
 from sky4.diffusion.flow import shift
 from sky4.diffusion.noise import batch_noise
-from sky4.diffusion.sampler import METHODS, Method, Schedule, State, Times, evaluations, sample, schedule, timesteps
+from sky4.diffusion.sampler import (
+    METHODS,
+    Method,
+    Moment,
+    Schedule,
+    State,
+    Times,
+    evaluations,
+    sample,
+    schedule,
+    timesteps,
+)
 from sky4.errors import Sky4Failure
 
 MEAN = torch.linspace(-2.0, 2.0, 16, dtype=torch.float64).reshape(1, 16)
@@ -112,8 +124,29 @@ def test_a_low_precision_velocity_keeps_the_state_in_float32(method: Method) -> 
 @pytest.mark.parametrize("method", METHODS)
 def test_on_step_counts_every_step_once(method: Method) -> None:
     calls: list[tuple[int, int]] = []
-    sample(both, (start(), None), schedule(4), method, on_step=lambda step, steps, state: calls.append((step, steps)))
+    sample(both, (start(), None), schedule(4), method, on_step=lambda step, steps, _: calls.append((step, steps)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("hold", [None, "audio"])
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_any_moment_gives_the_same_bits(method: Method, hold: Literal["audio"] | None) -> None:
+    moments: list[Moment] = []
+    times = schedule(6, 2.0, hold=hold)
+    whole = sample(both, (start(0), start(1)), times, method, on_step=lambda *told: moments.append(told[2]))
+    assert [moment.step for moment in moments] == [1, 2, 3, 4, 5, 6]
+    rest: list[int] = []
+    sample(both, (start(), start()), times, method, lambda step, *_: rest.append(step), moments[3])
+    assert rest == [5, 6]
+    for moment in moments:
+        again = sample(both, (start(7), start(8)), times, method, resumed=_copied(moment))
+        assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
+
+
+def _copied(moment: Moment) -> Moment:
+    """Nothing of it shared with the run that it comes from."""
+    video, audio = (part.clone() for part in moment.latents)
+    return Moment(moment.step, (video, audio), {name: value.clone() for name, value in moment.history.items()})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,5 +190,7 @@ def test_bad_values_are_refused_in_words() -> None:
         shift(torch.tensor(0.5), 0.0)
     with pytest.raises(ValueError, match="unknown sampler 'magic'; choose one of euler, heun, unipc"):
         sample(both, (start(), None), schedule(1), "magic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="after 3 steps is outside a schedule of 2"):
+        sample(both, (start(), None), schedule(2), resumed=Moment(3, (start(), None)))
     with pytest.raises(ValueError, match="rise from 0 to 1"):
         Schedule((0.0, 0.5), (0.0, 1.0))

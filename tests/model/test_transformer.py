@@ -160,6 +160,25 @@ def test_each_modality_hears_its_own_timestep(model: JointTransformer, inputs: I
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_an_input_skip_starts_silent_and_then_adds_the_input_times_a_factor_of_the_timestep(inputs: Inputs) -> None:
+    video, _, text = inputs
+    plain, skipping = alive(nano()).video, JointTransformer(replace(nano(), input_skip=True)).video
+    missing = skipping.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.partition(".")[0] for name in missing} == {"input_skip"}
+    without = plain(video, text)
+    assert torch.equal(skipping(video, text), without)
+    skip = skipping.input_skip
+    assert skip is not None
+    torch.nn.init.normal_(skip.gate.weight)
+    made = skipping(video, text)
+    for row, t in enumerate(video.timestep):
+        gate = skip.gate.weight @ nn.functional.silu(skipping.time_in(t[None]))[0]
+        noisy, condition, _ = video.tokens[row].tensor_split((gate.numel() // 2, gate.numel()), dim=-1)
+        added = gate[: gate.numel() // 2] * noisy + gate[gate.numel() // 2 :] * condition
+        torch.testing.assert_close(made[row], without[row] + added, rtol=1e-4, atol=1e-4)
+
+
 def test_positions_are_heard(model: JointTransformer, inputs: Inputs) -> None:
     video, audio, text = inputs
     unread = replace(text, mask=torch.zeros(2, 5, dtype=torch.bool))  # text stands at the origin, so keep it out

@@ -13,13 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sky4.diffusion.guidance import Evaluate, Prompt
+from sky4.diffusion.sampler import State, Times
 from sky4.geometry import ClipGeometry
 from sky4.media import read_video, write_clip
+from sky4.model.transformer import JointTransformer
+from sky4.pipeline.components import Components
+from sky4.pipeline.generate import generate_clip
 from sky4.pipeline.given import references, shown_references
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.validate import warnings
+from sky4.pipeline.velocity import Conditions, model_velocity
 from sky4.prompting import ReferenceFile, in_prompt_order, parse
+from tests.pipeline.plain import PLAIN
 
 REQUEST = ClipRequest(
     prompt="@video_1", width=48, height=32, frames=9, fps=Fraction(16), steps=1, guidance=1, audio_guidance=1, shift=1
@@ -118,6 +125,19 @@ def test_of_a_long_clip_as_much_is_read_as_is_made_at_once(tmp_path: Path) -> No
     assert codec.given[0].shape[2] == window.frames == 9
 
 
+def test_the_film_to_start_from_is_the_last_that_fills_the_clip(tmp_path: Path) -> None:
+    whole, short = film(tmp_path / "whole.mkv", 30), film(tmp_path / "short.mkv", 7)
+    picture = tmp_path / "white.png"
+    Image.new("RGB", (48, 32), "white").save(picture)
+    still = ReferenceFile("image_1", picture, "image")
+    for files, there in (((whole, still, short), True), ((still, short), False)):
+        joined, _, start = references(files, REQUEST, geometry_of(REQUEST), Averaging(), None)  # type: ignore[arg-type]
+        assert joined is not None
+        assert (start is not None) is there
+        if start is not None:
+            torch.testing.assert_close(start, joined.latents[:, :, :3])
+
+
 def test_a_long_film_is_neither_decoded_nor_held_beyond_the_clip(tmp_path: Path) -> None:
     peaks = []
     for frames in (9, 400):
@@ -149,3 +169,35 @@ def test_only_what_the_prompt_should_mention_is_missed_in_it(nano_model: Path, t
     plain = replace(REQUEST, prompt="in rain", references=(file,))
     assert any("video_1 is not mentioned" in said for said in warnings(plain, folder, geometry_of(plain)))
     assert warnings(replace(plain, references=(replace(file, implied=True),)), folder, geometry_of(plain)) == []
+
+
+def still(state: State, times: Times, prompts: tuple[Prompt, ...], *, exchange: bool) -> State:
+    return tuple(None if part is None else part.new_zeros(len(prompts), *part.shape[1:]) for part in state)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("guides", [False, True])
+def test_a_guided_model_makes_the_difference_from_the_film(
+    components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guides: bool
+) -> None:
+    given: list[Conditions] = []
+
+    def spy(model: JointTransformer, conditions: Conditions) -> Evaluate:
+        given.append(conditions)
+        return model_velocity(model, conditions)
+
+    monkeypatch.setattr("sky4.pipeline.generate.model_velocity", spy)
+    config = replace(components.transformer.config, guide=guides)
+    monkeypatch.setattr(components.transformer, "config", config)
+    request = replace(PLAIN, prompt="@video_1 in rain", references=(film(tmp_path / "v.mkv", 9, (32, 32)),))
+    made = generate_clip(request, components).latents[0]
+    [one] = given
+    assert one.condition is not None and one.video_references is not None
+    assert not one.condition.keep_mask.any()
+    black = components.video_codec.black(9, 32, 32)
+    start = one.video_references.latents
+    torch.testing.assert_close(one.condition.latents, start if guides else black)
+    assert one.video_noise is not None and made is not None
+    if guides:  # a model that makes nothing leaves the film as it is, but for the noise that it did not remove
+        monkeypatch.setattr("sky4.pipeline.generate.model_velocity", lambda *_: still)
+        left = generate_clip(request, components).latents[0]
+        torch.testing.assert_close(left, start + one.video_noise)

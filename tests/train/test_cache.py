@@ -16,7 +16,7 @@ from sky4.geometry import ClipGeometry
 from sky4.train.cache import codec_digest, encode_clips, encode_images, fill_cache, reference_scene, region_cells
 from sky4.train.latent_cache import LatentPool, read_black, read_manifest
 from sky4.train.settings import JointSettings
-from sky4.world.families import STILLS, VIDEOS, sample_family
+from sky4.world.families import SOUNDS, STILLS, VIDEOS, sample_family
 from sky4.world.render import render_coverage, render_video
 from sky4.world.scene import sample_scene
 from sky4.world.sound import render_audio
@@ -125,20 +125,21 @@ def test_families_are_encoded_take_by_take(family_settings: JointSettings) -> No
     family, item = sample_family(1, 2), np.array([2])
     assert pool.scenes(item).tolist() == [2]
     for place, name in enumerate(VIDEOS):
-        wanted = CODECS[0].encode(render_video([family.takes[name]], 5, 16, 32))
+        wanted = CODECS[0].encode(render_video([family.takes[name]], 5, 16, 32, family.begins(name)))
         assert torch.equal(pool.read_at("video", item, place), wanted.half().float()), name
     for place, name in enumerate(STILLS):
         take, moment = family.stills[name]
         wanted = CODECS[0].encode(render_video([take], 1, 1, 32, moment))
         assert torch.equal(pool.read_at("still", item, place), wanted.half().float()), name
-    for place, thing in enumerate((family.subject, family.newcomer)):
-        wanted = CODECS[1].encode(render_audio([thing], geometry.audio_samples, 44100))
+    for place, thing in enumerate((family.subject, family.newcomer, family.takes["onward"].things[-1])):
+        begins = family.begins(SOUNDS[place])
+        wanted = CODECS[1].encode(render_audio([thing], geometry.audio_samples, 44100, begins))
         assert torch.equal(pool.read_at("audio", item, place), wanted.half().float())
     shapes = {name: pool.shape(name) for name in ("video", "still", "audio", "hit", "region")}
     assert shapes == {
         "video": (len(VIDEOS), 3, 2, 4, 4),
         "still": (len(STILLS), 3, 1, 4, 4),
-        "audio": (2, geometry.audio_tokens, 2),
+        "audio": (3, geometry.audio_tokens, 2),
         "hit": (1, 22050 // 1024, 2),
         "region": (1, 2, 4, 4),
     }

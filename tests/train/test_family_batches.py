@@ -13,7 +13,7 @@ from torch import Tensor
 from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.latent_cache import LatentPool
 from sky4.train.settings import JointSettings
-from sky4.train.tasks import FAMILY_KINDS
+from sky4.train.tasks import FAMILY_KINDS, ONWARD_KINDS
 from sky4.train.trainer import TrainingState, TrainingStep
 from sky4.world.families import SOUNDS, STILLS, TASK_ROWS, VIDEOS, TaskRow, sample_family
 from tests.train.nano import CHANNELS, FAMILY_FRAMES, encode, make_model
@@ -129,11 +129,11 @@ def test_a_step_on_every_kind_with_sound_and_without_has_a_finite_loss(make_sett
     assert set(forms) == ({False} if kind in SILENT else {False, True})
     seen = {batch.task.has_audio: batch for batch in batches_of(settings, 8)}
     for batch in seen.values():
-        losses, norm, taken = step(batch, 1.0)
+        loss, norm, taken = step(batch, 1.0)
         assert taken
         assert np.isfinite(norm)
         assert norm > 0
-        assert all(torch.isfinite(loss.total) for loss in losses)
+        assert torch.isfinite(loss.total)
         assert (batch.audio is None) == (not batch.task.has_audio)
 
 
@@ -146,6 +146,25 @@ def test_the_same_take_is_shown_and_to_be_made_again(make_settings: Make) -> Non
         assert torch.equal(batch.video, batch.video_references.latents)
         assert not batch.keep_mask.any()
         assert all("@video_1" in prompt for prompt in batch.prompts)
+
+
+@pytest.mark.parametrize("kind", ONWARD_KINDS)
+def test_a_take_that_goes_on_keeps_its_first_frames_or_its_last_under_its_own_sound(
+    make_settings: Make, kind: str
+) -> None:
+    settings = make_settings(tasks={kind: {"weight": 1.0, "keep": [1, 2]}})
+    pool = pool_of(settings)
+    batches = batches_of(settings, 6)
+    assert {batch.task.keep for batch in batches} == {1, 2}
+    for batch in batches:
+        assert batch.video is not None and batch.audio is not None and batch.keep_mask is not None
+        kept = batch.keep_mask.flatten(3).amin(3)[:, 0]  # [B, T]
+        held = [1.0] * batch.task.keep + [0.0] * (kept.shape[1] - batch.task.keep)
+        assert kept.tolist() == [held if kind == "take_extend" else held[::-1]] * len(kept)
+        shown, heard = whole(pool, "video")[:, VIDEOS.index("onward")], whole(pool, "audio")[:, SOUNDS.index("onward")]
+        for row, sound in zip(batch.video, batch.audio, strict=True):
+            [place] = (shown == row).flatten(1).all(1).nonzero()[:, 0].tolist()
+            assert torch.equal(heard[place, : len(sound)], sound)
 
 
 def test_silent_takes_are_of_every_kind_and_sounding_ones_of_the_base(make_settings: Make) -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from sky4.conditioning.tokens import patchify_video, unpatchify_video
 from sky4.inputs import TextInput, TowerInput
 from sky4.train.batches import BatchSource, LatentBatch, Position
-from sky4.train.objective import flow_loss, mean_square, pad_text, video_input
+from sky4.train.objective import condition_of, flow_loss, mean_square, pad_text, video_input
 from sky4.train.settings import JointSettings
-from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
+from tests.train.nano import ALL_TASKS, CHANNELS, TRANSFORMER, encode, make_model
 
 Make = Callable[..., JointSettings]
 
@@ -79,7 +80,8 @@ def test_references_are_in_the_input_and_not_in_the_loss(make_settings: Make) ->
 
 def test_kept_cells_lie_on_the_straight_path_and_are_shown_clean_in_the_condition(make_settings: Make) -> None:
     settings, batch = batch_of(make_settings, "i2v", batch=2)
-    tower = video_input(settings.transformer_config(), batch, black(batch))
+    config = settings.transformer_config()
+    tower = video_input(config, batch, condition_of(config, batch, black(batch)))
     assert tower is not None
     assert batch.video is not None
     assert batch.video_noise is not None
@@ -129,3 +131,48 @@ def test_the_optimum_on_gaussian_data_is_the_analytic_velocity() -> None:
     torch.testing.assert_close(loss, analytic, rtol=0.02, atol=0.0)
     for wrong in (-best, m + (at * s**2 - (1 - at)) / variance * (z_t - (1 - at) * m)):
         assert mean_square(wrong, velocity_target(z0, eps), None)[0] > 1.1 * analytic
+
+
+@pytest.mark.parametrize("kind", ["style", "same", "effect", "inpaint_subject", "take_extend", "image_audio", "t2av"])
+def test_a_guided_model_makes_the_difference_from_what_is_known(make_settings: Make, kind: str) -> None:
+    settings = make_settings(
+        tasks={kind: {"weight": 1.0}}, captions={"drop_references": 0.0}, transformer={**TRANSFORMER, "guide": True}
+    )
+    batch = BatchSource(settings).make(Position())
+    assert batch.video is not None and batch.keep_mask is not None and batch.video_noise is not None
+    dark = torch.full((1, CHANNELS, 4, 4, 4), -3.0)
+    condition = condition_of(settings.transformer_config(), batch, dark)
+    assert condition is not None and condition.offset is not None
+    shape, seen = batch.video.shape, batch.video_references
+    starts = {  # what of the clip is known before it is made; None: nothing
+        "style": seen and seen.latents[:, :, -shape[2] :],
+        "same": batch.video,
+        "effect": batch.video[:, :, :1].expand(shape),
+        "inpaint_subject": batch.guide,
+        "take_extend": batch.video[:, :, :1].expand(shape),
+    }
+    start = starts.get(kind)
+    kept = batch.keep_mask.bool()
+    filled = dark[:, :, : shape[2]].expand(shape) if start is None else start
+    assert torch.equal(condition.latents, torch.where(kept, batch.video, filled))
+    assert torch.equal(condition.offset, torch.zeros(shape) if start is None else condition.latents)
+    wanted = {}
+
+    class Spy(nn.Module):
+        """Says the velocity that leads from its noisy input straight to the whole clip."""
+
+        def forward(
+            self, video: TowerInput, audio: TowerInput | None, text: TextInput
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            tokens = video.tokens[:, video.reference_tokens :]
+            noisy = unpatchify_video(tokens, shape)[:, :CHANNELS]
+            t = batch.video_time.view(-1, 1, 1, 1, 1)
+            assert condition is not None and batch.video is not None
+            wanted["velocity"] = (condition.differing(batch.video) - noisy) / (1 - t)
+            made = patchify_video(wanted["velocity"])
+            made = torch.cat([torch.zeros(len(made), video.reference_tokens, made.shape[2]), made], dim=1)
+            return made, None if audio is None else torch.zeros_like(audio.tokens)
+
+    loss = flow_loss(Spy(), settings.transformer_config(), batch, encode(list(batch.prompts)), dark)
+    assert loss.video is not None
+    assert loss.video.max() < 1e-4

@@ -20,7 +20,7 @@ from sky4.train.sampling import Plan, contact_sheet, sample_latents, show_sample
 from sky4.train.settings import JointSettings
 from sky4.train.start import build_model, starting_weights
 from sky4.train.trainer import train
-from tests.train.nano import AUDIO_CHANNELS, CHANNELS, encode, make_model
+from tests.train.nano import AUDIO_CHANNELS, CHANNELS, TRANSFORMER, encode, make_model
 
 Make = Callable[..., JointSettings]
 BLACK = torch.zeros(1, CHANNELS, 4, 4, 4)
@@ -133,6 +133,11 @@ def test_a_stage_starts_from_the_average_of_the_one_before(
     for place in (checkpoint, Path(settings.run.folder)):
         model = build_model(make_settings(init=str(place)), torch.device("cpu"))
         assert all(torch.equal(weight, average[name]) for name, weight in model.state_dict().items())
+    skipping = make_settings(init=str(checkpoint), transformer={**TRANSFORMER, "input_skip": True})
+    weights = build_model(skipping, torch.device("cpu")).state_dict()
+    added = weights.keys() - average.keys()
+    assert added and all(".input_skip." in name for name in added)
+    assert all(torch.equal(weights[name], value) for name, value in average.items())
     rounded = starting_weights(tmp_path / "model")
     assert all(torch.equal(rounded[name], value.bfloat16().float()) for name, value in average.items())
     with pytest.raises(Sky4Failure, match="no model folder, no run and no checkpoint"):

@@ -175,7 +175,7 @@ def test_one_batch_can_be_learnt_by_heart(make_settings: Make, kind: str) -> Non
         },
     )
     _, step, batch = stepper(settings)
-    losses = [float(step(batch, min(1.0, (250 - i) / 100))[0][0].total.detach()) for i in range(250)]
+    losses = [float(step(batch, min(1.0, (250 - i) / 100))[0].total.detach()) for i in range(250)]
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -184,7 +184,7 @@ def test_bfloat16_autocast_gives_nearly_the_same_loss(make_settings: Make) -> No
     losses = []
     for autocast in ("float32", "bfloat16"):
         _, step, batch = stepper(make_settings(tasks=tasks, run__autocast=autocast))
-        losses.append(float(step(batch, 1.0)[0][0].total.detach()))
+        losses.append(float(step(batch, 1.0)[0].total.detach()))
     assert losses[0] != losses[1]
     assert abs(losses[0] - losses[1]) < 0.03 * losses[0]
 

@@ -98,10 +98,21 @@ def test_only_the_moving_thing_changes_and_only_its_looks_or_sound(families: lis
 
 
 def test_every_variant_is_seen(families: list[Family]) -> None:
+    variants = [name for name in VIDEOS if name not in ("base", "onward")]
     for family in families[:12]:
-        base, *others = render_video([family.base, *(family.takes[name] for name in VIDEOS[1:])], 3, Fraction(3, 2), 32)
-        for name, pixels in zip(VIDEOS[1:], others, strict=True):
+        base, *others = render_video([family.base, *(family.takes[name] for name in variants)], 3, Fraction(3, 2), 32)
+        for name, pixels in zip(variants, others, strict=True):
             assert (pixels - base).abs().mean() > 1e-3, (family.index, name, family.takes[name])
+
+
+def test_a_take_that_goes_on_is_the_base_half_way_through(families: list[Family]) -> None:
+    assert {family.begins("onward") for family in families} == {0.0, 1.0, 2.0}
+    for family in families:
+        onward, time = family.takes["onward"].things[-1], torch.linspace(0, FAMILY_SECONDS, 5)
+        assert replace(onward, x0=0.0, y0=0.0) == replace(family.subject, x0=0.0, y0=0.0)
+        across = (onward.position(time + 1.0)[0] - family.subject.position(time)[0]).abs().max()
+        assert across < 1e-5 or family.subject.motion in ("orbit", "zigzag")
+        assert {family.begins(name) for name in (*VIDEOS[:-1], *SOUNDS[:-1])} == {0.0}
 
 
 def test_a_cleared_take_is_the_base_where_its_thing_is_not(families: list[Family]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sky4.world.extension import extended_take, extension_case
-from sky4.world.families import FAMILY_SECONDS, ROWS, TASK_ROWS, Family, sample_family
+from sky4.world.extension import extension_case
+from sky4.world.families import FAMILY_SECONDS, ROWS, TASK_ROWS, Family, carried_on, sample_family
 from sky4.world.hypotheses import EDITS, KEEPS, Case, case_of
 from sky4.world.judge import edit_mask, judge, truth_of
 from sky4.world.render import render_coverage
@@ -159,7 +159,7 @@ def test_an_extension_goes_on_from_its_seam(direction) -> None:
 
 def test_an_extended_take_has_its_middle_in_the_middle() -> None:
     one = next(family(i) for i in range(20) if family(i).subject.motion in ("left", "right"))
-    thing = extended_take(one, 2.0).things[-1]
+    thing = carried_on(one.base, 2.0).things[-1]
     moved = thing.position(torch.tensor(FAMILY_SECONDS / 2 + 1.0))
     assert float(moved[0]) == pytest.approx(float(one.subject.position(torch.tensor(FAMILY_SECONDS / 2))[0]), abs=1e-5)
 

@@ -19,10 +19,15 @@ Shape = tuple[int, int, int, int]  # (B, T, H, W) of the latents
 
 @dataclass(frozen=True)
 class VideoCondition:
-    """The condition latents I [B, C, T, H, W] and the keep mask M [B, 1, T, H, W] of one batch."""
+    """The condition latents I [B, C, T, H, W] and the keep mask M [B, 1, T, H, W] of one batch.
+
+    offset [B, C, T, H, W]: what the latents are made as a difference from, where a model is guided; zero where nothing
+    is known of the clip.
+    """
 
     latents: Tensor
     keep_mask: Tensor
+    offset: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, _, frames, height, width = self.latents.shape
@@ -33,11 +38,22 @@ class VideoCondition:
             )
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> VideoCondition:
-        return VideoCondition(self.latents.to(device, dtype), self.keep_mask.to(device, dtype))
+        offset = None if self.offset is None else self.offset.to(device, dtype)
+        return VideoCondition(self.latents.to(device, dtype), self.keep_mask.to(device, dtype), offset)
 
     def repeat(self, times: int) -> VideoCondition:
         """The batch `times` over, in whole copies, as batched guidance stacks its passes."""
-        return VideoCondition(self.latents.repeat(times, 1, 1, 1, 1), self.keep_mask.repeat(times, 1, 1, 1, 1))
+        whole = (times, 1, 1, 1, 1)
+        offset = None if self.offset is None else self.offset.repeat(whole)
+        return VideoCondition(self.latents.repeat(whole), self.keep_mask.repeat(whole), offset)
+
+    def differing(self, latents: Tensor) -> Tensor:
+        """Latents as the model makes them: their difference from the offset."""
+        return latents if self.offset is None else latents - self.offset.to(latents.dtype)
+
+    def whole(self, made: Tensor) -> Tensor:
+        """The latents of a difference that the model made."""
+        return made if self.offset is None else made + self.offset.to(made.dtype)
 
 
 def condition_on(source: Tensor, keep_mask: Tensor, black: Tensor) -> VideoCondition:
@@ -47,6 +63,26 @@ def condition_on(source: Tensor, keep_mask: Tensor, black: Tensor) -> VideoCondi
     """
     kept = keep_mask.to(torch.bool)
     return VideoCondition(torch.where(kept, source, black.to(source)), keep_mask.to(source.dtype))
+
+
+def guided_by(source: Tensor, keep_mask: Tensor, black: Tensor, known: Tensor | None = None) -> VideoCondition:
+    """As `condition_on`, with what is known of the clip in I where nothing is kept, and as the offset.
+
+    known [B, C, T, H, W]: latents that the clip starts from, all of them known; None: what is kept of `source` is. A
+    frame that keeps nothing is known as its nearest one that does (the earlier of two), or where none does, as `known`
+    says; what is not known at all is black, and its offset zero.
+    """
+    keep = keep_mask > 0.5
+    start, sure = (source, keep) if known is None else (known.to(source), torch.ones_like(keep))
+    frames = torch.arange(keep.shape[2], device=keep.device)
+    keeping = keep.flatten(3).any(3)[:, 0]  # [B, T]
+    keeping = keeping | ~keeping.any(1, keepdim=True)
+    apart = (frames[:, None] - frames).abs() + len(frames) * (~keeping)[:, None].long()  # [B, T, T]
+    nearest = apart.argmin(2)[:, None, :, None, None]
+    carried = torch.gather(start, 2, nearest.expand_as(start))
+    sure = torch.gather(sure, 2, nearest.expand_as(sure))
+    latents = torch.where(keep, source, torch.where(sure, carried, black.to(source)))
+    return VideoCondition(latents, keep_mask.to(source.dtype), torch.where(sure, latents, 0.0))
 
 
 def unconditioned(black: Tensor, batch: int = 1) -> VideoCondition:
@@ -105,14 +141,18 @@ def concat_condition(noisy: Tensor, condition: VideoCondition) -> Tensor:
 
 
 def on_path(noisy: Tensor, noise: Tensor, condition: VideoCondition, t: float) -> Tensor:
-    """V while sampling: kept cells lie on their exact straight path t*I + (1-t)*eps, the others stay as they are."""
-    clean = condition.latents.to(noisy.dtype)
+    """V while sampling: kept cells lie on their exact straight path t*I + (1-t)*eps, the others stay as they are.
+
+    Under an offset, I is here and below its difference from that.
+    """
+    clean = condition.differing(condition.latents.to(noisy.dtype))
     return torch.where(condition.keep_mask > 0.5, t * clean + (1.0 - t) * noise, noisy)
 
 
 def path_velocity(velocity: Tensor, noise: Tensor, condition: VideoCondition) -> Tensor:
     """The velocity while sampling: kept cells move as I - eps, which ends on I; the others as the model says."""
-    return torch.where(condition.keep_mask > 0.5, condition.latents.to(velocity.dtype) - noise, velocity)
+    clean = condition.differing(condition.latents.to(velocity.dtype))
+    return torch.where(condition.keep_mask > 0.5, clean - noise, velocity)
 
 
 def restore_kept(latents: Tensor, condition: VideoCondition) -> Tensor:

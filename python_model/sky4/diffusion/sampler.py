@@ -3,14 +3,16 @@
 The state is (video, audio); either may be None where there is no such modality. Each modality runs on its own times:
 one that is held lies at t = 1 throughout and stays as it was given (clean audio that drives the video, or the reverse).
 
+Where sampling stands is a value, a `Moment`: written down and gone on from, the rest gives the same bits.
+
 A state's tensors are [B, ...] float32 or float64, whatever dtype the model computes in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -24,7 +26,6 @@ from sky4.errors import Sky4Failure
 State = tuple[Tensor | None, Tensor | None]
 Times = tuple[float, float]
 Velocity = Callable[[State, Times], State]
-OnStep = Callable[[int, int, State], None]
 Method = Literal["euler", "heun", "unipc"]
 Modality = Literal["video", "audio"]
 
@@ -56,6 +57,22 @@ class Schedule:
         return self.video[step], self.audio[step]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Where sampling stands: all that the steps to come depend on, beside the velocity and the times.
+
+    step: so many steps are done. history: what a method remembers of earlier steps, by name; tensors like the
+    latents, or whole numbers without an axis.
+    """
+
+    step: int
+    latents: State
+    history: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+OnStep = Callable[[int, int, Moment], None]
+
+
 def timesteps(steps: int, shift_by: float = 1.0) -> tuple[float, ...]:
     """steps + 1 times from 0 to 1, evenly spaced, then shifted. Raises ValueError for fewer than one step."""
     if steps < 1:
@@ -81,49 +98,64 @@ def evaluations(method: Method, steps: int) -> int:
 
 
 def sample(
-    velocity: Velocity, start: State, times: Schedule, method: Method = "euler", on_step: OnStep | None = None
+    velocity: Velocity,
+    start: State,
+    times: Schedule,
+    method: Method = "euler",
+    on_step: OnStep | None = None,
+    resumed: Moment | None = None,
 ) -> State:
-    """Integrate from `start` (noise; clean latents where a modality is held) to data.
+    """Integrate from `start` (noise; clean latents where a modality is held) to data, or go on from `resumed`.
 
-    on_step(step, steps, state) is called after each step, step from 1. Raises Sky4Failure naming the step and the
-    modality where numbers cease to be finite, ValueError for an unknown method.
+    on_step(step, steps, moment) is called after each step, step from 1. Raises Sky4Failure naming the step and the
+    modality where numbers cease to be finite, ValueError for an unknown method and a moment beyond the last step.
     """
     if method not in _METHODS:
         raise ValueError(f"unknown sampler {method!r}; choose one of {', '.join(METHODS)}")
-    state = start
-    for step, state in enumerate(_METHODS[method](velocity, start, times), start=1):
-        _require_finite(state, step, times)
+    moment = Moment(0, start) if resumed is None else resumed
+    if not 0 <= moment.step <= times.steps:
+        raise ValueError(f"a moment after {moment.step} steps is outside a schedule of {times.steps}")
+    state = moment.latents
+    for after in _METHODS[method](velocity, moment, times):
+        state = after.latents
+        _require_finite(state, after.step, times)
         if on_step is not None:
-            on_step(step, times.steps, state)
+            on_step(after.step, times.steps, after)
     return state
 
 
-def _euler(velocity: Velocity, state: State, times: Schedule) -> Iterator[State]:
+def _euler(velocity: Velocity, moment: Moment, times: Schedule) -> Iterator[Moment]:
     """First order: z += dt * v."""
-    for now, after in _steps(times):
+    state = moment.latents
+    for step, now, after in _steps(moment, times):
         state = _moved(state, velocity(state, now), now, after)
-        yield state
+        yield Moment(step, state)
 
 
-def _heun(velocity: Velocity, state: State, times: Schedule) -> Iterator[State]:
+def _heun(velocity: Velocity, moment: Moment, times: Schedule) -> Iterator[Moment]:
     """Second order: the mean of the velocities at both ends of the step."""
-    for now, after in _steps(times):
+    state = moment.latents
+    for step, now, after in _steps(moment, times):
         here = velocity(state, now)
         there = velocity(_moved(state, here, now, after), after)
         state = _moved(state, _mean(here, there), now, after)
-        yield state
+        yield Moment(step, state)
 
 
-def _unipc(velocity: Velocity, state: State, times: Schedule) -> Iterator[State]:
+def _unipc(velocity: Velocity, moment: Moment, times: Schedule) -> Iterator[Moment]:
     """Second-order UniPC of diffusers, one scheduler per modality; one evaluation a step serves both its halves."""
-    video_solver, audio_solver = _unipc_solver(times.video), _unipc_solver(times.audio)
-    for now, _ in _steps(times):
+    state = moment.latents
+    solvers = [_unipc_solver(times.video), _unipc_solver(times.audio)]
+    for solver, name in zip(solvers, MODALITIES, strict=True):
+        _recall(solver, name, moment)
+    for step, now, _ in _steps(moment, times):
         v, a = velocity(state, now)
-        state = _unipc_step(video_solver, state[0], v), _unipc_step(audio_solver, state[1], a)
-        yield state
+        state = _unipc_step(solvers[0], state[0], v), _unipc_step(solvers[1], state[1], a)
+        remembered = [_remembered(solver, name) for solver, name in zip(solvers, MODALITIES, strict=True)]
+        yield Moment(step, state, remembered[0] | remembered[1])
 
 
-_METHODS: dict[str, Callable[[Velocity, State, Schedule], Iterator[State]]] = {
+_METHODS: dict[str, Callable[[Velocity, Moment, Schedule], Iterator[Moment]]] = {
     "euler": _euler,
     "heun": _heun,
     "unipc": _unipc,
@@ -143,18 +175,42 @@ def _unipc_solver(times: tuple[float, ...]) -> Any:
     return solver
 
 
+def _remembered(solver: Any, name: Modality) -> dict[str, Tensor]:
+    """What a scheduler of diffusers holds of earlier steps; empty where the modality does not move."""
+    if solver is None or solver.last_sample is None:
+        return {}
+    held = {f"output {back}": output for back, output in enumerate(reversed(solver.model_outputs))}
+    held |= {
+        "corrected": solver.last_sample,
+        "order": torch.tensor(solver.this_order),
+        "lower orders": torch.tensor(solver.lower_order_nums),
+    }
+    return {f"{name} {key}": value for key, value in held.items() if value is not None}
+
+
+def _recall(solver: Any, name: Modality, moment: Moment) -> None:
+    held = {key.removeprefix(f"{name} "): value for key, value in moment.history.items() if key.startswith(f"{name} ")}
+    if solver is None or not held:
+        return
+    solver.model_outputs = [held.get(f"output {back}") for back in reversed(range(solver.config.solver_order))]
+    solver.last_sample = held["corrected"]
+    solver.this_order, solver.lower_order_nums = int(held["order"]), int(held["lower orders"])
+    solver.set_begin_index(moment.step)
+
+
 def _unipc_step(solver: Any, state: Tensor | None, velocity: Tensor | None) -> Tensor | None:
     if state is None or solver is None:
         return state
     assert velocity is not None, "a modality that moves needs a velocity"
-    at = solver.timesteps[solver.step_index or 0]
+    at = solver.timesteps[solver.begin_index if solver.step_index is None else solver.step_index]
     moved: Tensor = solver.step(-velocity.to(state.dtype), at, state, return_dict=False)[0]  # its velocity is eps - z0
     return moved
 
 
-def _steps(times: Schedule) -> Iterator[tuple[Times, Times]]:
-    for step in range(times.steps):
-        yield times.at(step), times.at(step + 1)
+def _steps(moment: Moment, times: Schedule) -> Iterator[tuple[int, Times, Times]]:
+    """(its number from 1, the times before and after it) of each step that is left."""
+    for step in range(moment.step, times.steps):
+        yield step + 1, times.at(step), times.at(step + 1)
 
 
 def _moved(state: State, velocity: State, now: Times, after: Times) -> State:

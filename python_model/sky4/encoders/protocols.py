@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sky4.encoders.tiling import WHOLE, Tiling
 from sky4.inputs import TextInput
 
 
@@ -44,6 +45,18 @@ class VideoCodec(Protocol):
 
     def to(self, device: str) -> VideoCodec:
         """Move the weights; returns the codec itself."""
+        ...
+
+
+class TiledCodec(VideoCodec, Protocol):
+    """A video codec that can decode in smaller pieces than it does by itself."""
+
+    def decode(self, latents: Tensor, tiling: Tiling = WHOLE) -> Iterator[Tensor]:
+        """As VideoCodec, in these pieces. Whole latent frames give the same pixels up to rounding, tiles nearly so."""
+        ...
+
+    def ladder(self, latents: Tensor) -> tuple[Tiling, ...]:
+        """The tilings that make a difference for latents [B, C, T, h, w], each lighter than the one before."""
         ...
 
 

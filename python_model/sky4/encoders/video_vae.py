@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from sky4.encoders.folder import find_folder, load_diffusers, read_config, single_modules
-from sky4.encoders.protocols import VideoCodec
+from sky4.encoders.protocols import TiledCodec, VideoCodec
+from sky4.encoders.tiling import WHOLE, Tiling, decode_tiles
 from sky4.encoders.wan import decode_chunks, encode_moments
 from sky4.errors import RequestError, Sky4Failure
 
 # Pixels of one chunk, all its frames together: 2^20 is one latent frame at 480 x 832 and a second of film at 256 x 256,
 # which keeps a decoder of 96 full-size channels under half a gigabyte per tensor in float32.
 CHUNK_PIXELS = 2**20
+TILE_SIDES = (512, 256, 128)  # pixels, for a memory that whole frames do not fit into
 CHUNK_LATENT_FRAMES = 8  # longer chunks gain nothing measurable and make the progress coarse
 
 
-def load_video_codec(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VideoCodec:
+def load_video_codec(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TiledCodec:
     """The frozen codec of a folder or hub name in diffusers' format.
 
     Raises RequestError where that is no video codec, Sky4Failure where its weights do not fit its config.
@@ -75,21 +77,34 @@ class WanCodec:
         mean, _ = encode_moments(self.vae, _onto(self.vae, pixels), self._latent_frames(height, width))
         return (mean.float() - self._mean.to(mean.device)) / self._std.to(mean.device)
 
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         check_latents(self, latents)
-        return self._decoded(latents)
+        if tiling.side is None:
+            return self._decoded(latents, tiling.latent_frames)
+        frames = (latents.shape[2] - 1) * self.temporal_compression + 1
+        return decode_tiles(
+            latents,
+            tiling.side,
+            (frames, self.spatial_compression),
+            lambda tile: self._decoded(tile, tiling.latent_frames),
+        )
 
-    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
+    def _decoded(self, latents: Tensor, latent_frames: int | None = None) -> Iterator[Tensor]:
         height, width = (size * self.spatial_compression for size in latents.shape[-2:])
         latents = latents.float().to(self.vae.device)
         latents = (latents * self._std.to(latents.device) + self._mean.to(latents.device)).to(self.vae.dtype)
-        chunks = decode_chunks(self.vae, latents, self._latent_frames(height, width))
+        chunks = decode_chunks(self.vae, latents, latent_frames or self._latent_frames(height, width))
         while True:
             with torch.no_grad():  # around each chunk, not around the yield: the caller's mode is the caller's
                 chunk = next(chunks, None)
             if chunk is None:
                 return
             yield chunk.float().clamp(-1, 1)
+
+    def ladder(self, latents: Tensor) -> tuple[Tiling, ...]:
+        height, width = (size * self.spatial_compression for size in latents.shape[-2:])
+        one = (Tiling(1),) if self._latent_frames(height, width) > 1 else ()
+        return WHOLE, *one, *(Tiling(1, side) for side in TILE_SIDES if side < max(height, width))
 
     def black(self, frames: int, height: int, width: int) -> Tensor:
         return _black(self, self._black, frames, height, width)
@@ -115,6 +130,7 @@ class HunyuanCodec:
     def __init__(self, vae: Any):
         vae.enable_tiling()
         self.vae = vae
+        self._own_side = int(vae.tile_sample_min_height)
         self.channels = int(vae.config.latent_channels)
         self.spatial_compression = int(vae.config.spatial_compression_ratio)
         self.temporal_compression = int(vae.config.temporal_compression_ratio)
@@ -126,22 +142,27 @@ class HunyuanCodec:
         mean = self.vae.encode(_onto(self.vae, pixels)).latent_dist.mode()
         return mean.float() * self.vae.config.scaling_factor
 
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         check_latents(self, latents)
-        return self._decoded(latents)
+        return self._decoded(latents, self._own_side if tiling.side is None else tiling.side)
 
-    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
+    def ladder(self, latents: Tensor) -> tuple[Tiling, ...]:
+        longest = max(latents.shape[-2:]) * self.spatial_compression
+        smaller = (self._own_side // 2, self._own_side // 4)
+        return WHOLE, *(Tiling(side=side) for side in smaller if side < longest)
+
+    def _decoded(self, latents: Tensor, side: int) -> Iterator[Tensor]:
         vae = self.vae
         latents = _onto(vae, latents.float() / vae.config.scaling_factor)
         span = vae.tile_sample_min_num_frames // self.temporal_compression
         if latents.shape[2] <= span:  # the library decodes a clip this short in one piece
-            yield self._tile(latents).float().clamp(-1, 1)
+            yield self._tile(latents, side).float().clamp(-1, 1)
             return
         stride = vae.tile_sample_stride_num_frames
         left = (latents.shape[2] - 1) * self.temporal_compression + 1
         before: Tensor | None = None
         for start in range(0, latents.shape[2], stride // self.temporal_compression):
-            tile = self._tile(latents[:, :, start : start + span + 1])
+            tile = self._tile(latents[:, :, start : start + span + 1], side)
             if before is None:
                 frames = stride + 1  # the first tile keeps the frame that stands alone
             else:
@@ -154,8 +175,10 @@ class HunyuanCodec:
             before = tile
 
     @torch.no_grad()
-    def _tile(self, latents: Tensor) -> Tensor:
+    def _tile(self, latents: Tensor, side: int) -> Tensor:
         vae = self.vae
+        vae.tile_sample_min_height = vae.tile_sample_min_width = side  # the library reads both from the module
+        vae.tile_sample_stride_height = vae.tile_sample_stride_width = side * 3 // 4
         if max(latents.shape[-2:]) * self.spatial_compression > vae.tile_sample_min_height:
             tile: Tensor = vae.tiled_decode(latents, return_dict=False)[0]
             return tile

@@ -37,6 +37,7 @@ class Context:
     joint_mask: Tensor | None  # [B, N + N_t]
     text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
     text_mask: Tensor | None  # [B, N_t]
+    skip: Tensor | None = None  # [B, N, out_channels] what the input adds to the velocity
 
 
 class Linear(nn.Linear):

@@ -41,6 +41,7 @@ class Branch(nn.Module):
         )
         self.head_modulation = Linear(width, 2 * width)
         self.head = Linear(width, out_channels)
+        self.input_skip = InputSkip(in_channels, width, out_channels) if config.input_skip else None
         initialise(self)
 
     def forward(self, media: TowerInput, text: TextInput) -> Tensor:
@@ -79,13 +80,31 @@ class Branch(nn.Module):
                 joint_mask=join_masks([x, c], [media.mask, text.mask]),
                 text=c,
                 text_mask=text.mask,
+                skip=None if self.input_skip is None else self.input_skip(media.tokens.to(dtype), condition[:, -1:]),
             ),
         )
 
     def velocity(self, x: Tensor, context: Context) -> Tensor:
         scale, shift = self.head_modulation(context.condition).chunk(2, dim=-1)
         out: Tensor = self.head(modulate(x, shift, scale, context.reference_tokens))
-        return out
+        return out if context.skip is None else out + context.skip
+
+
+class InputSkip(nn.Module):
+    """A tower's input V, and I where it has one, straight to its velocity: each channel times a factor of the timestep,
+    which starts at zero. The velocity of a copied latent is just that: (I - V) / (1 - t).
+    """
+
+    def __init__(self, in_channels: int, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.parts = in_channels // out_channels  # V, I; what is left is the mask
+        self.gate = Linear(width, self.parts * out_channels)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """[B, N, out_channels] of tokens [B, N, in_channels] and the activated timestep embedding [B, 1, D]."""
+        gates = self.gate(condition)
+        skipped = gates * tokens[..., : gates.shape[-1]]
+        return skipped.unflatten(-1, (self.parts, -1)).sum(-2)
 
 
 class JointTransformer(nn.Module):
@@ -138,6 +157,8 @@ def initialise(module: nn.Module) -> None:
             silent = [part.linear]
         elif isinstance(part, CrossAttention):
             silent = [part.out]
+        elif isinstance(part, InputSkip):
+            silent = [part.gate]
         elif isinstance(part, Branch):
             silent = [part.shared_modulation, part.head_modulation, part.head]
         for linear in silent:

@@ -165,24 +165,9 @@ class Clip:
 
     def recipe(self) -> dict[str, Any]:
         """How this clip was made, as JSON values: enough to make it again."""
-        components = self.components
         return {
             "version": RECIPE_VERSION,
-            "sky4": __version__,
-            "request": self.request.to_dict(),
-            "model": {
-                "name": components.folder.manifest.name,
-                "path": str(components.folder.path.absolute()),
-                "digest": components.digest,
-            },
-            "computed": {
-                "device": str(components.device),
-                "dtype": str(components.dtype).removeprefix("torch."),
-                "attention_backend": components.backend,
-                "threads": components.threads,
-                "torch": torch.__version__,
-            },
-            "inputs": {str(path.absolute()): file_digest(path) for _, path in self.request.files()},
+            **facts_of(self.request, self.components),
             "latents": self.checksums,
         }
 
@@ -207,6 +192,27 @@ class Clip:
             sample_rate=self.geometry.sample_rate,
             force=force,
         )
+
+
+def facts_of(request: ClipRequest, components: Components) -> dict[str, Any]:
+    """What decides a clip's bits, as JSON values: request, weights, what computes, input files."""
+    return {
+        "sky4": __version__,
+        "request": request.to_dict(),
+        "model": {
+            "name": components.folder.manifest.name,
+            "path": str(components.folder.path.absolute()),
+            "digest": components.digest,
+        },
+        "computed": {
+            "device": str(components.device),
+            "dtype": str(components.dtype).removeprefix("torch."),
+            "attention_backend": components.backend,
+            "threads": components.threads,
+            "torch": torch.__version__,
+        },
+        "inputs": {str(path.absolute()): file_digest(path) for _, path in request.files()},
+    }
 
 
 def checksum(latents: Tensor) -> str:

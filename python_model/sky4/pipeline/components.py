@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
-from sky4.encoders.protocols import AudioCodec, TextEncoder, VideoCodec
+from sky4.encoders.protocols import AudioCodec, TextEncoder
+from sky4.encoders.tiling import SmallerTiles
 from sky4.errors import RequestError, Sky4Failure
 from sky4.model.checkpoint import load_transformer
 from sky4.model.transformer import JointTransformer
@@ -66,12 +67,13 @@ class Components:
         return model.requires_grad_(False)
 
     @cached_property
-    def video_codec(self) -> VideoCodec:
+    def video_codec(self) -> SmallerTiles:
+        """Where decoding runs out of memory, it goes on in smaller pieces by itself."""
         codec = load_video_codec(self.folder.locate(self.folder.manifest.video_codec), str(self.device), self.dtype)
         told = self.folder.spatial_compression, self.folder.temporal_compression
         assert (codec.spatial_compression, codec.temporal_compression) == told, "config.json was read wrongly"
         self._check_channels("video codec", codec.channels, self.folder.manifest.transformer.video_channels)
-        return codec
+        return SmallerTiles(codec)
 
     @cached_property
     def audio_codec(self) -> AudioCodec:

@@ -8,7 +8,7 @@ Legend: B = 1, C latent channels, T latent frames, h w latent grid, T_a audio to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
-from sky4.diffusion.sampler import Modality, State, sample, schedule
+from sky4.diffusion.sampler import Modality, Moment, Schedule, State, sample, schedule
 from sky4.encoders.protocols import Reference, TextEncoder
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
@@ -30,10 +30,13 @@ from sky4.pipeline.components import Components
 from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
+from sky4.pipeline.states import ClipStates, NoStates, ResumeFolder
 from sky4.pipeline.validate import validate
 from sky4.pipeline.velocity import Conditions, model_velocity
-from sky4.pipeline.windows import Frames, MadeWindow, continued_on, overlap_of_source
+from sky4.pipeline.windows import Frames, MadeWindow, continued_on, kept_again, overlap_of_source
 from sky4.prompting import in_prompt_order, parse
+
+Seen = Callable[[ClipRequest, Window, Moment, Schedule], None]  # what is told of each step of a clip's window
 
 
 def generate_clip(request: ClipRequest, components: Components, progress: Progress | None = None) -> Clip:
@@ -44,36 +47,58 @@ def generate_clip(request: ClipRequest, components: Components, progress: Progre
     return next(generate_clips(replace(request, variations=1), components, progress))
 
 
-def generate_clips(request: ClipRequest, components: Components, progress: Progress | None = None) -> Iterator[Clip]:
+def generate_clips(
+    request: ClipRequest,
+    components: Components,
+    progress: Progress | None = None,
+    states: ResumeFolder | None = None,
+    seen: Seen | None = None,
+) -> Iterator[Clip]:
     """The request's variations, one after the other, with the seeds seed, seed + 1, ...
 
     One at a time: kernels round differently for other batch sizes, and the same seed must make the same bits alone.
+
+    states: where the state of each is kept while it is made, and gone on from; clips that it knows to be written are
+    left out. seen: is told of each step.
     """
-    say = progress or _silent
+    say, see = progress or _silent, seen or _unseen
     geometry = validate(request, components.folder)
     with _computing(components, request):
         shared = _shared(request, geometry, components, say)
     for index in range(request.variations):
         one = request.variation(index)
+        state = NoStates() if states is None else states.clip(one)
+        if state.written is not None:
+            continue
         with _computing(components, request):
-            made = _windows(one, geometry, shared, components, say)
+            made = _windows(one, geometry, shared, components, say, state, see)
         yield Clip(one, geometry, components, made)
 
 
 def _windows(
-    request: ClipRequest, geometry: ClipGeometry, shared: Conditions, components: Components, say: Progress
+    request: ClipRequest,
+    geometry: ClipGeometry,
+    shared: Conditions,
+    components: Components,
+    say: Progress,
+    state: ClipStates | NoStates,
+    see: Seen,
 ) -> tuple[MadeWindow, ...]:
     """The clip's windows, each continuing what is shown of the one before, or of the source that the clip extends."""
     windows = plan(request, geometry)
     shows = request.wants_video and request.video is None  # else there are no made pictures to continue
     overlap = request.segments.overlap if request.segments is not None and shows else 0
-    kept = overlap_of_source(request, geometry) if shows else None
-    made: list[MadeWindow] = []
-    for window in windows:
-        given = _given(window, kept, shared.guide, request, geometry, components, say)
-        latents = _sampled(window, given, shared, request, geometry, components, say)
+    made, kept = state.windows(windows)
+    if not made and shows:
+        kept = overlap_of_source(request, geometry)
+    elif made and kept is None and overlap and len(made) < len(windows):  # they were lost: decoded once more
+        kept = kept_again(made[-1], overlap, components)
+    for window in windows[len(made) :]:
+        given = _given(window, kept, shared.film, request, geometry, components, say)
+        latents = _sampled(window, given, shared, request, geometry, components, say, state, see)
         last = window.index + 1 == len(windows)
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
+        state.finish_window(one, kept)
         made.append(one)
     return tuple(made)
 
@@ -86,7 +111,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
     say("reading the prompt", 1, 1)
     video_codec = components.video_codec if request.runs_video else None
     audio_codec = components.audio_codec if request.runs_audio else None
-    seen, heard, guide = references(files, request, geometry, video_codec, audio_codec)
+    seen, heard, film = references(files, request, geometry, video_codec, audio_codec)
     scale = geometry.audio_rope_scale_for(components.transformer.config.audio_clock) if audio_codec else None
     return Conditions(
         texts={"positive": texts[0], "negative": texts[1]},
@@ -96,7 +121,7 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
         audio_references=heard,
         rope_scale=scale,
         patch=geometry.patch,
-        guide=guide if components.transformer.config.film_guide and request.segments is None else None,
+        film=film if request.segments is None else None,
     )
 
 
@@ -112,7 +137,7 @@ class _Given:
 def _given(
     window: Window,
     kept: Frames | None,
-    guide: Tensor | None,
+    film: Tensor | None,
     request: ClipRequest,
     geometry: ClipGeometry,
     components: Components,
@@ -122,7 +147,14 @@ def _given(
     condition = video = audio = None
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
-        condition = video_condition(in_window(request, window), geometry, components.video_codec, continued, guide)
+        condition = video_condition(
+            in_window(request, window),
+            geometry,
+            components.video_codec,
+            continued,
+            guided=components.transformer.config.guide and request.video is None,
+            film=film,
+        )
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
     if request.audio is not None:
@@ -148,6 +180,8 @@ def _sampled(
     geometry: ClipGeometry,
     components: Components,
     say: Progress,
+    state: ClipStates | NoStates,
+    see: Seen,
 ) -> State:
     """(video latents [1, C, T, h, w], audio latents [1, T_a, C]), float32; None where a tower does not run."""
     model, device = components.transformer, components.device
@@ -169,17 +203,38 @@ def _sampled(
         switch=None if window.switch is None else ShotSwitch.at(geometry, window.switch),
     )
     stage = f"sampling {window.index + 1}" if window.index else "sampling"
-    say(stage, 0, request.steps)
-    video, audio = sample(
-        guided(model_velocity(model, conditions), guidance),
-        (video_noise if given.video is None else given.video, audio_noise if given.audio is None else given.audio),
-        schedule(request.steps, request.shift, hold=held),
-        request.sampler,
-        on_step=lambda step, steps, _: say(stage, step, steps),
+    times = schedule(request.steps, request.shift, hold=held)
+    start: State = (
+        video_noise if given.video is None else given.video,
+        audio_noise if given.audio is None else given.audio,
     )
+    with state.sampling(f"window {window.index}", start, request.steps) as keeping:
+
+        def passed(step: int, steps: int, moment: Moment) -> None:
+            keeping.passed(moment)
+            say(stage, step, steps)
+            see(request, window, _whole(moment, conditions.condition), times)
+
+        say(stage, keeping.resumed.step if keeping.resumed is not None else 0, request.steps)
+        video, audio = sample(
+            guided(model_velocity(model, conditions), guidance),
+            start,
+            times,
+            request.sampler,
+            on_step=passed,
+            resumed=keeping.resumed,
+        )
     if video is not None and conditions.condition is not None:
-        video = restore_kept(video, conditions.condition)
+        video = restore_kept(conditions.condition.whole(video), conditions.condition)
     return video, audio
+
+
+def _whole(moment: Moment, condition: VideoCondition | None) -> Moment:
+    """The moment with its video's latents whole, where the model makes a difference."""
+    video, audio = moment.latents
+    if video is None or condition is None:
+        return moment
+    return replace(moment, latents=(condition.whole(video), audio))
 
 
 @contextmanager
@@ -204,4 +259,8 @@ def _computing(components: Components, request: ClipRequest) -> Iterator[None]:
 
 
 def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def _unseen(request: ClipRequest, window: Window, moment: Moment, times: Schedule) -> None:
     pass

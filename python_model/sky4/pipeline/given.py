@@ -21,7 +21,7 @@ from sky4.conditioning import (
     join_audio_references,
     join_video_references,
 )
-from sky4.conditioning.inpaint import condition_on, keep_where, unconditioned
+from sky4.conditioning.inpaint import condition_on, guided_by, keep_where, unconditioned
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
@@ -45,16 +45,19 @@ def video_condition(
     geometry: ClipGeometry,
     codec: VideoCodec,
     continued: Continued | None = None,
-    guide: Tensor | None = None,
+    *,
+    guided: bool = False,
+    film: Tensor | None = None,
 ) -> VideoCondition:
     """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to.
 
-    Where nothing is kept, I is `guide` [1, C, T, h, w], the latent of a black clip without one.
+    guided: whether the model starts from what is known of the clip: of its sources, or else of `film` [1, C, T, h, w].
     """
-    fill = codec.black(geometry.frames, geometry.height, geometry.width) if guide is None else guide
-    if not request.sources and continued is None:
-        return unconditioned(fill)
-    latents, keep = fill.clone(), torch.zeros_like(fill[:, :1])
+    black = codec.black(geometry.frames, geometry.height, geometry.width)
+    if not request.sources and continued is None and not (guided and film is not None):
+        return unconditioned(black)
+    latents, keep = black.clone(), torch.zeros_like(black[:, :1])
+    filled = latents.clone()  # with the sources' masked pixels as they were filled
     parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
     if continued is not None:
         parts.append(_continued_latents(continued, geometry, codec))
@@ -62,7 +65,10 @@ def video_condition(
         cells = slice(first, first + encoded.shape[2])
         latents[:, :, cells] = torch.where(kept > 0.5, encoded, latents[:, :, cells])
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
-    return condition_on(latents, keep, fill)
+        filled[:, :, cells] = encoded
+    if guided:
+        return guided_by(latents, keep, black, filled if bool(keep.any()) else film)
+    return condition_on(latents, keep, black)
 
 
 def _source_latents(
@@ -153,20 +159,20 @@ def references(
     audio_codec: AudioCodec | None,
 ) -> tuple[VideoReferences | None, AudioReferences | None, Tensor | None]:
     """In-context latents of the references, in the order given: pictures and films for one tower, sounds for the other;
-    and the guide [1, C, T, h, w]: the last film that is as long and as large as the clip, None where there is none.
+    and the film [1, C, T, h, w] that is as long and as large as the clip: the last such one, None where there is none.
 
     A codec is needed only where its tower runs.
     """
-    seen, heard, guide = [], [], None
+    seen, heard, film = [], [], None
     whole = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
     for file in files:
         if file.kind == "audio" and audio_codec is not None:
             heard.append(_heard(file, geometry, audio_codec))
         elif file.kind != "audio" and video_codec is not None:
             latents = video_codec.encode(to_pixels(_seen(file, request, geometry)))
-            guide = latents if file.kind == "video" and tuple(latents.shape[2:]) == whole else guide
+            film = latents if file.kind == "video" and tuple(latents.shape[2:]) == whole else film
             seen.append(latents[0])
-    return join_video_references([seen], geometry.patch), join_audio_references([heard]), guide
+    return join_video_references([seen], geometry.patch), join_audio_references([heard]), film
 
 
 def _seen(file: ReferenceFile, request: ClipRequest, geometry: ClipGeometry) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ class Conditions:
     video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
     start: where the window lies on the running time axis of a clip that is made in several, in latent frames. switch:
     where another shot begins in it.
-    guide [1, C, T, h, w]: what I holds where nothing is kept, in place of the latent of a black clip.
+    film [1, C, T, h, w]: of the references, the one that a guided model starts from.
     """
 
     texts: Mapping[Prompt, TextInput]
@@ -50,7 +50,7 @@ class Conditions:
     held: Modality | None = None
     start: float = 0.0
     switch: ShotSwitch | None = None
-    guide: Tensor | None = None
+    film: Tensor | None = None
 
 
 def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:

@@ -119,6 +119,13 @@ def continued_on(
     return made, made.matched(np.stack(far), first)
 
 
+def kept_again(made: MadeWindow, overlap: int, components: Components) -> Frames | None:
+    """The `overlap` frames that the window behind a made one keeps, as continued_on gave them; decoded once more."""
+    frames = continued_on(replace(made, match=None), None, overlap, components)[1]
+    first = 0 if made.window.backward else made.window.size - overlap
+    return None if frames is None else made.matched(frames, first)
+
+
 def to_frames(chunk: Tensor) -> Frames:
     """Pixels [1, 3, f, H, W] in [-1, 1] to frames [f, H, W, 3]. Sky4Failure where they are not finite."""
     if not bool(chunk.isfinite().all()):

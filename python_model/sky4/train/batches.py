@@ -67,6 +67,7 @@ class LatentBatch:
     video_noise: Tensor | None
     video_time: Tensor
     keep_mask: Tensor | None  # [B, 1, T, H, W]
+    guide: Tensor | None  # [B, C, T, H, W], latents that the video starts from as a whole
     video_references: VideoReferences | None
     audio: Tensor | None  # [B, A, C_a], clean
     audio_noise: Tensor | None
@@ -89,6 +90,7 @@ class LatentBatch:
             video_noise=cut(self.video_noise),
             video_time=self.video_time[rows],
             keep_mask=cut(self.keep_mask),
+            guide=cut(self.guide),
             audio=cut(self.audio),
             audio_noise=cut(self.audio_noise),
             audio_time=self.audio_time[rows],
@@ -167,6 +169,7 @@ class BatchSource:
             video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
             video_time=times[0],
             keep_mask=content.keep_mask,
+            guide=None if dropped and content.seen is not None else content.guide,
             video_references=None if dropped or content.seen is None else VideoReferences(content.seen),
             audio=audio,
             audio_noise=None if audio is None else batch_noise(audio.shape[1:], seed, "train audio", numbers),

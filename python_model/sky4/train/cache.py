@@ -167,23 +167,24 @@ def encode_families(
     indices: range, manifest: Manifest, geometry: ClipGeometry, codecs: Encoders, device: torch.device
 ) -> Arrays:
     """Of every family: video [S, V, C, T, H, W] in the order of VIDEOS, still [S, 3, C, 1, H, W] of STILLS, audio
-    [S, 2, A, C_a] of SOUNDS, hit [S, 1, A_r, C_a] of the newcomer, region [S, 1, T, H, W]: 1 where the moving thing is.
+    [S, 3, A, C_a] of SOUNDS, hit [S, 1, A_r, C_a] of the newcomer, region [S, 1, T, H, W]: 1 where the moving thing is.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "still", "audio", "hit", "region")}
     for index in indices:
         family = sample_family(manifest.scene_seed, index, "train", manifest.level)
         takes = [family.takes[name] for name in VIDEOS]
-        pixels = render_video(takes, geometry.frames, geometry.fps, geometry.height, device=device)
+        begins = [family.begins(name) for name in VIDEOS]
+        pixels = render_video(takes, geometry.frames, geometry.fps, geometry.height, begins, device)
         rows["video"].append(codecs[0].encode(pixels).cpu()[None])
         shown, moments = zip(*(family.stills[name] for name in STILLS), strict=True)
         stills = render_video(shown, 1, 1, geometry.height, moments, device)
         rows["still"].append(codecs[0].encode(stills).cpu()[None])
         heard = [family.sounding(name) for name in SOUNDS]
-        wave = render_audio(heard, geometry.audio_samples, geometry.sample_rate)
+        begins = [family.begins(name) for name in SOUNDS]
+        wave = render_audio(heard, geometry.audio_samples, geometry.sample_rate, begins)
         rows["audio"].append(codecs[1].encode(wave.to(device)).cpu()[None])
-        hit = render_audio(
-            heard[1:], round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, [_before(heard[1])]
-        )
+        new = family.newcomer
+        hit = render_audio([new], round(HIT_SECONDS * geometry.sample_rate), geometry.sample_rate, [_before(new)])
         rows["hit"].append(codecs[1].encode(hit.to(device)).cpu()[None])
         rows["region"].append(region_cells(family, geometry)[None])
     return _arrays(rows)

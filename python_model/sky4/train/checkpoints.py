@@ -38,7 +38,7 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     """Write checkpoint number `step` and leave the newest `keep`. Raises Sky4Failure where it cannot be written."""
-    path = folder / f"{step:08d}"
+    path = checkpoint_path(folder, step)
     partial = folder / f"{step:08d}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -54,6 +54,10 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"{step:08d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from sky4.conditioning.inpaint import keep_first, keep_last, keep_nothing
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import LatentPool
-from sky4.train.tasks import Task, keep_mask
+from sky4.train.tasks import ONWARD_KINDS, Task, keep_mask
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, TaskRow, sample_family
 from sky4.world.instructions import instruction, take_caption
 from sky4.world.lexicon import Language
@@ -31,13 +31,15 @@ AS_IT_IS: dict[Language, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Content:
     """A batch's latents before noise: video [B, C, T, H, W], audio [B, A, C_a], keep_mask [B, 1, T, H, W], and the
-    references seen [B, C, R, H, W] and heard [B, A_r, C_a]; None for what the task has not."""
+    references seen [B, C, R, H, W] and heard [B, A_r, C_a]; None for what the task has not. guide [B, C, T, H, W]: what
+    the video starts from: the film among its references, or the source under a mask once it is filled."""
 
     video: Tensor | None
     audio: Tensor | None
     keep_mask: Tensor | None
     seen: Tensor | None = None
     heard: Tensor | None = None
+    guide: Tensor | None = None
 
 
 def family_content(
@@ -60,14 +62,21 @@ def family_content(
     video = shown(_target(task, seed, batch))
     shape = (len(items), task.frames, video.shape[3], video.shape[4])
     if row is None:
-        audio = _sound(pool, items, "base", geometry) if task.has_audio else None
+        onward = task.kind in ONWARD_KINDS
+        audio = _sound(pool, items, "onward" if onward else "base", geometry) if task.has_audio else None
+        if onward:
+            return Content(video, audio, keep_mask(task, (shape[2], shape[3]), seed, numbers))
         if task.kind == "same":
-            return Content(video, audio, keep_nothing(shape), seen=video)
+            return Content(video, audio, keep_nothing(shape), seen=video, guide=video)
         return Content(video, audio, _kept_of_take(pool, items, task, shape, seed, batch))
     keep = keep_mask(task, (shape[2], shape[3]), seed, numbers)
+    guide = None
     if row.under is not None:
-        keep = _kept_under(row, pool, items, task)
-        video = torch.where(keep > 0.5, shown("cleared"), video)  # what is kept is the filled source's own
+        keep, cleared = _kept_under(row, pool, items, task), shown("cleared")
+        video = torch.where(keep > 0.5, cleared, video)  # what is kept is the filled source's own
+        guide = cleared if row.region == "thing" else None  # other regions leave no cell whole
+    elif task.has_film and not row.first:
+        guide = shown(row.shown[-1])
     seen = [shown(name) for name in row.shown if not name.startswith("hit:")]
     hits = any(name.startswith("hit:") for name in row.shown)
     return Content(
@@ -76,6 +85,7 @@ def family_content(
         keep_mask=keep,
         seen=torch.cat(seen, dim=2) if seen else None,
         heard=pool.read_at("hit", items, 0) if hits and task.has_audio else None,
+        guide=guide,
     )
 
 
@@ -95,6 +105,8 @@ def _target(task: Task, seed: int, batch: int) -> str:
     """The video that the batch makes: the row's, or one drawn; a take with sound is the base take."""
     if task.row is not None:
         return task.row.target
+    if task.kind in ONWARD_KINDS:
+        return "onward"
     return "base" if task.has_audio else VIDEOS[int(generator(seed, "take", batch).integers(len(VIDEOS)))]
 
 

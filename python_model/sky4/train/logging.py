@@ -21,14 +21,16 @@ BINS = 4
 
 
 class TrainingLog:
-    """Gathers the steps' numbers; `line` prints and stores them."""
+    """Gathers the steps' numbers; `line` prints and stores them, in `folder` where there is one."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path | None, say: Callable[[str], None]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # a second to import: only where a run logs
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._board: SummaryWriter | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self.say = say
         self._forget()
 
@@ -39,17 +41,19 @@ class TrainingLog:
         self._tasks: Counter[str] = Counter()
         self._losses = {name: (torch.zeros(BINS), torch.zeros(BINS)) for name in ("video", "audio")}
 
-    def step(self, batch: LatentBatch, losses: list[FlowLoss], norm: float, taken: bool) -> None:
-        """Note one optimizer step; `losses` are those of the batch's parts, in order."""
+    def step(self, batch: LatentBatch, loss: FlowLoss, norm: float, taken: bool) -> None:
+        """Note one optimizer step."""
         self._steps += 1
         self._samples += len(batch.numbers)
         self._skipped += not taken
         self._norms.append(norm)
         self._tasks[batch.task.kind] += len(batch.numbers)
-        for name, t in (("video", batch.video_time), ("audio", batch.audio_time)):
-            values = [value for loss in losses if (value := getattr(loss, name)) is not None]
-            if values:
-                self._note(name, torch.cat(values).cpu(), t.cpu())
+        for name, values, t in (
+            ("video", loss.video, batch.video_time),
+            ("audio", loss.audio, batch.audio_time),
+        ):
+            if values is not None:
+                self._note(name, values.cpu(), t.cpu())
 
     def _note(self, name: str, losses: Tensor, t: Tensor) -> None:
         bins = (t * BINS).long().clamp(0, BINS - 1)
@@ -84,16 +88,23 @@ class TrainingLog:
             words.append(f"{self._skipped} of {self._steps} steps skipped")
         values |= {f"samples/{kind}": count for kind, count in self._tasks.items()}
         self.say("  ".join(words))
+        self._store(step, samples, values)
+        self._forget()
+
+    def _store(self, step: int, samples: int, values: dict[str, float]) -> None:
+        if self._board is None:
+            return
         self._file.write(json.dumps({"step": step, "samples": samples, "time": time.time()} | values) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, samples)
-        self._forget()
 
     def picture(self, name: str, pixels: Tensor, samples: int) -> None:
         """A picture uint8 [3, H, W] for TensorBoard."""
-        self._board.add_image(name, pixels, samples)
+        if self._board is not None:
+            self._board.add_image(name, pixels, samples)
 
     def close(self) -> None:
-        self._board.close()
-        self._file.close()
+        if self._board is not None:
+            self._board.close()
+            self._file.close()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sky4.conditioning.assemble import assemble_audio, assemble_video, audio_velocity, video_velocity
-from sky4.conditioning.inpaint import condition_on
+from sky4.conditioning.inpaint import VideoCondition, condition_on, guided_by
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.config import TransformerConfig
 from sky4.diffusion.flow import noised, velocity_target
@@ -44,14 +44,17 @@ def flow_loss(
 ) -> FlowLoss:
     """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip."""
     task = batch.task
-    video, audio = video_input(config, batch, black), audio_input(config, batch)
+    condition = condition_of(config, batch, black)
+    video, audio = video_input(config, batch, condition), audio_input(config, batch)
     video_out, audio_out = model(video, audio, text)
     total = text.hidden.new_zeros((), dtype=torch.float32)
     seen = heard = None
     if task.trains_video:
-        assert video is not None and batch.video is not None and batch.video_noise is not None
+        assert video is not None and batch.video is not None and batch.video_noise is not None and condition is not None
         made = video_velocity(video_out, video.reference_tokens, batch.video.shape, config.patch)
-        mean, seen = mean_square(made, velocity_target(batch.video, batch.video_noise), batch.keep_mask)
+        mean, seen = mean_square(
+            made, velocity_target(condition.differing(batch.video), batch.video_noise), batch.keep_mask
+        )
         total = total + video_weight * mean
     if task.trains_audio:
         assert audio is not None and batch.audio is not None and batch.audio_noise is not None
@@ -61,16 +64,23 @@ def flow_loss(
     return FlowLoss(total, seen, heard)
 
 
-def video_input(config: TransformerConfig, batch: LatentBatch, black: Tensor) -> TowerInput | None:
+def condition_of(config: TransformerConfig, batch: LatentBatch, black: Tensor) -> VideoCondition | None:
+    """I, M and, for a guided model, what the latents are made as a difference from."""
+    if batch.video is None:
+        return None
+    assert batch.keep_mask is not None
+    fill = black[:, :, : batch.video.shape[2]]
+    if config.guide:
+        return guided_by(batch.video, batch.keep_mask, fill, batch.guide)
+    return condition_on(batch.video, batch.keep_mask, fill)
+
+
+def video_input(config: TransformerConfig, batch: LatentBatch, condition: VideoCondition | None) -> TowerInput | None:
     """Concat(V, I, M) as tokens. Kept cells of V lie on the straight path too, as they do while sampling."""
     if batch.video is None:
         return None
-    assert batch.video_noise is not None and batch.keep_mask is not None
-    noisy = noised(batch.video, batch.video_noise, batch.video_time)
-    frames, shown = batch.video.shape[2], batch.video_references
-    guided = config.film_guide and batch.task.has_film and shown is not None
-    fill = shown.latents[:, :, -frames:] if guided else black[:, :, :frames]
-    condition = condition_on(batch.video, batch.keep_mask, fill)
+    assert batch.video_noise is not None and condition is not None
+    noisy = noised(condition.differing(batch.video), batch.video_noise, batch.video_time)
     return assemble_video(
         noisy, condition, batch.video_references, batch.video_time, patch=config.patch, switch=batch.switch
     )
@@ -115,6 +125,7 @@ def to_device(batch: LatentBatch, device: torch.device) -> LatentBatch:
         video_noise=move(batch.video_noise),
         video_time=batch.video_time.to(device),
         keep_mask=move(batch.keep_mask),
+        guide=move(batch.guide),
         video_references=None if seen is None else VideoReferences(seen.latents.to(device)),
         audio=move(batch.audio),
         audio_noise=move(batch.audio_noise),

@@ -68,7 +68,7 @@ class TaskSettings:
 
     weight: float  # share of samples
     frames: tuple[int, ...] = ()  # latent frames to draw the length from; none: the whole clip
-    keep: tuple[int, ...] = (1,)  # latent frames kept by extend and backward
+    keep: tuple[int, ...] = (1,)  # latent frames kept by extend and backward, of clips and of takes
     first: float = 0.0  # share of samples that also keep their first frame: drive, reference
     sound: float = 1.0  # share of batches of a row of the tasks' table, or of takes, that have their sound
     batch: int | None = None  # a size of its own in place of the token budget's

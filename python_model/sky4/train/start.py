@@ -24,6 +24,8 @@ def build_model(settings: JointSettings, device: torch.device) -> JointTransform
     model = JointTransformer(settings.transformer_config())
     if settings.init is not None:
         weights = starting_weights(Path(settings.init))
+        fresh = {name: value for name, value in model.state_dict().items() if ".input_skip." in name}
+        weights = fresh | weights  # it starts at zero, so what came without it goes on as it was
         check_fit(settings.init, {name: value.shape for name, value in model.state_dict().items()}, weights)
         model.load_state_dict(weights)
     if settings.init_video is not None:

@@ -33,12 +33,16 @@ KINDS: dict[str, str] = {
     "drive": "the sound is given (t_a = 1), the video is made",
     "v2a": "the video is given (t_v = 1), the sound is made",
     "take": "a take of a family from its caption; a share keeps its first k frames, its last, its first or a region",
+    "take_extend": "the first k of a take that goes on are kept",
+    "take_backward": "the last k of a take that goes on are kept",
     "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
     "story": "two shots from one caption",
     "transition": "the first of two shots is kept, the second is made a gap behind it in time",
     **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
 }
-FAMILY_KINDS = ("take", "same", *ROWS)
+ONWARD_KINDS = ("take_extend", "take_backward")
+FAMILY_KINDS = ("take", *ONWARD_KINDS, "same", *ROWS)
+KEEPING_KINDS = ("extend", "backward", *ONWARD_KINDS)
 STORY_KINDS = ("story", "transition")
 SHORT_KINDS = (*FAMILY_KINDS, *STORY_KINDS)  # whose clips are as long as families' takes
 
@@ -50,7 +54,7 @@ class Task:
     kind: str  # one of KINDS
     frames: int  # latent frames; 1 for t2i
     batch: int  # samples
-    keep: int = 1  # latent frames kept by extend and backward
+    keep: int = 1  # latent frames kept by KEEPING_KINDS
     first: float = 0.0  # share of samples that also keep their first frame
     sound: bool = True  # whether a family's take has its sound
 
@@ -153,15 +157,17 @@ def batch_size(task: Task, batch: BatchSettings, clip: ClipGeometry) -> int:
 
 def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float]]:
     """The forms in which a kind comes at one length, with their shares: each k that is kept, with sound and without."""
-    if name in ("extend", "backward"):
-        keeps = tuple(k for k in task.keep if k < frames) or (1,)
-        return [(Task(name, frames, 1, keep, task.first), 1 / len(keeps)) for keep in keeps]
-    form = Task(name, frames, 1, 1, task.first)
+    keeps = tuple(k for k in task.keep if k < frames) if name in KEEPING_KINDS else ()
+    forms = [(Task(name, frames, 1, keep, task.first), 1 / len(keeps or (1,))) for keep in keeps or (1,)]
     if name not in SHORT_KINDS:
-        return [(form, 1.0)]
+        return forms
     silent = name in ROWS and ROWS[name].sound is None
     sounding = 0.0 if silent else task.sound
-    forms = [(form, sounding), (replace(form, sound=False), 1 - sounding)]
+    forms = [
+        (replace(form, sound=sound), share * weight)
+        for form, share in forms
+        for sound, weight in ((True, sounding), (False, 1 - sounding))
+    ]
     return [(form, share) for form, share in forms if share > 0]
 
 
@@ -170,9 +176,9 @@ def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> T
     shape = (len(numbers), task.frames, *grid)
     if task.kind == "i2v":
         return keep_first(shape)
-    if task.kind == "extend":
+    if task.kind in ("extend", "take_extend"):
         return keep_first(shape, task.keep)
-    if task.kind == "backward":
+    if task.kind in ("backward", "take_backward"):
         return keep_last(shape, task.keep)
     if task.row is not None and task.row.first:
         return keep_first(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,13 @@ from sky4.errors import Sky4Failure
 from sky4.inputs import TextInput
 from sky4.model.transformer import JointTransformer
 from sky4.train.batches import BatchSource, LatentBatch, Position, caption_settings_fault
-from sky4.train.checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
+from sky4.train.checkpoints import Checkpoint, checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
 from sky4.train.ema import MovingAverage
 from sky4.train.logging import TrainingLog
 from sky4.train.objective import FlowLoss, flow_loss, pad_text, to_device
 from sky4.train.optimizer import Optimizers, SpikeGuard, schedule_factor
 from sky4.train.precision import multiplies_bfloat16
+from sky4.train.ranks import ALONE, Ranks
 from sky4.train.settings import JointSettings
 
 Encode = Callable[[list[str]], TextInput]  # prompts to hidden states, on the training device
@@ -124,6 +126,7 @@ def train(
     black: Tensor,
     limits: Limits = NO_LIMITS,
     *,
+    ranks: Ranks = ALONE,
     resume: bool = False,
     say: Say = print,
     show: Callable[[TrainingState, TrainingLog], None] | None = None,
@@ -132,6 +135,7 @@ def train(
 
     source: where batches come from; encode: the frozen text encoder; black [1, C, T, H, W]: the latent of a black clip;
     show: makes sample clips, called every `run.sample_minutes`. A checkpoint is written at the end in every case.
+    ranks: the processes that share each batch; the first alone writes, says and shows.
     Raises ValueError for settings that do not fit the data or the folder, Sky4Failure for a cache or a checkpoint that
     cannot be used and for files that cannot be written.
     """
@@ -141,16 +145,18 @@ def train(
     check_channels(model, source)
     state = TrainingState(settings, model, source.counts)
     folder = Path(run.folder) / "checkpoints"
+    say = say if ranks.first else _quiet
     begin(state, folder, resume, say)
-    step = TrainingStep(settings, state, encode, black.to(device), device)
-    log = TrainingLog(Path(run.folder), say)
+    step = TrainingStep(settings, state, encode, black.to(device), device, ranks)
+    log = TrainingLog(Path(run.folder) if ranks.first else None, say)
+    show = show if ranks.first else None
     began = saved = shown = time.monotonic()
     reason = "done"
     with interrupts() as interrupted:
         stream = source.ahead(state.position)
         while state.position.sample < settings.schedule.samples:
-            minutes = (time.monotonic() - began) / 60
-            if interrupted:
+            minutes = ranks.agree(math.inf if interrupted else (time.monotonic() - began) / 60)
+            if math.isinf(minutes):
                 reason = "interrupt"
                 break
             if limits.max_minutes is not None and minutes >= limits.max_minutes:
@@ -158,12 +164,12 @@ def train(
                 break
             batch, following = next(stream)
             factor = schedule_factor(settings.schedule, state.position.sample, limits.wall_factor(minutes))
-            losses, norm, taken = step(batch, factor)
+            loss, norm, taken = step(batch, factor)
             state.position = following
-            log.step(batch, losses, norm, taken)
+            log.step(batch, loss, norm, taken)
             if log.seconds >= run.log_seconds:
                 log.line(following.batch, following.sample, settings.schedule.samples, factor)
-            if time.monotonic() - saved >= 60 * run.checkpoint_minutes:
+            if ranks.first and time.monotonic() - saved >= 60 * run.checkpoint_minutes:
                 save_checkpoint(folder, following.batch, state.checkpoint(), run.keep_checkpoints)
                 saved = time.monotonic()
             if show is not None and run.sample_minutes > 0 and time.monotonic() - shown >= 60 * run.sample_minutes:
@@ -171,7 +177,9 @@ def train(
                 shown = time.monotonic()
         stream.close()
         log.line(state.position.batch, state.position.sample, settings.schedule.samples, 0.0)
-        path = save_checkpoint(folder, state.position.batch, state.checkpoint(), run.keep_checkpoints)
+        path = checkpoint_path(folder, state.position.batch)
+        if ranks.first:
+            save_checkpoint(folder, state.position.batch, state.checkpoint(), run.keep_checkpoints)
         if show is not None and run.sample_minutes > 0 and reason != "interrupt":
             show(state, log)
     log.close()
@@ -205,17 +213,31 @@ class TrainingStep:
     """One optimizer step: loss of the batch's parts, backward, clip, step, average."""
 
     def __init__(
-        self, settings: JointSettings, state: TrainingState, encode: Encode, black: Tensor, device: torch.device
+        self,
+        settings: JointSettings,
+        state: TrainingState,
+        encode: Encode,
+        black: Tensor,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._settings, self._state, self._encode, self._black, self._device = settings, state, encode, black, device
+        self._ranks = ranks
         self._autocast = computes_in_bfloat16(settings.run.autocast, device)
         self._run = compiled(state.model) if settings.run.compile else state.model
 
-    def __call__(self, batch: LatentBatch, factor: float) -> tuple[list[FlowLoss], float, bool]:
-        """(losses of the parts, gradient norm before clipping, whether the step was taken)."""
+    def __call__(self, batch: LatentBatch, factor: float) -> tuple[FlowLoss, float, bool]:
+        """(the batch's loss, gradient norm before clipping, whether the step was taken)."""
         state, optimizer = self._state, self._settings.optimizer
-        losses = [self._part(part, len(part.numbers) / len(batch.numbers)) for part in self._parts(batch)]
+        total, seen, heard = (torch.zeros(size, device=self._device) for size in (1, *2 * [len(batch.numbers)]))
+        for rows in self._ranks.mine(self._parts(len(batch.numbers))):
+            loss = self._part(batch.part(rows), (rows.stop - rows.start) / len(batch.numbers))
+            total += loss.total.detach() * ((rows.stop - rows.start) / len(batch.numbers))
+            for whole, part in ((seen, loss.video), (heard, loss.audio)):
+                if part is not None:
+                    whole[rows] = part
         weights = [weight for weight in state.model.parameters() if weight.grad is not None]
+        self._ranks.sum([total, seen, heard, *(weight.grad for weight in weights if weight.grad is not None)])
         norm = float(torch.nn.utils.clip_grad_norm_(weights, optimizer.clip))
         taken = state.spikes.accepts(norm)
         if taken:
@@ -223,6 +245,8 @@ class TrainingStep:
             state.ema.update(state.taken)
             state.taken += 1
         state.optimizers.zero_grad()
+        task = batch.task
+        losses = FlowLoss(total[0], seen if task.trains_video else None, heard if task.trains_audio else None)
         return losses, norm, taken
 
     def _part(self, batch: LatentBatch, share: float) -> FlowLoss:
@@ -244,12 +268,11 @@ class TrainingStep:
         (loss.total * share).backward()
         return loss
 
-    def _parts(self, batch: LatentBatch) -> Sequence[LatentBatch]:
-        parts, size = self._settings.batch.parts, len(batch.numbers)
-        if parts == 1:
-            return [batch]
+    def _parts(self, size: int) -> Sequence[slice]:
+        """Which samples each part of a batch of `size` has; none is empty, as a batch has as many samples as parts."""
+        parts = self._settings.batch.parts
         edges = [round(size * i / parts) for i in range(parts + 1)]
-        return [batch.part(slice(a, b)) for a, b in pairwise(edges) if b > a]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def choose_device(name: str) -> torch.device:
@@ -276,6 +299,10 @@ def compiled(model: JointTransformer) -> Any:
     """The model through torch.compile; each task and length compiles once."""
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(model)
+
+
+def _quiet(line: str) -> None:
+    pass
 
 
 @contextmanager

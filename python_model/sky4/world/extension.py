@@ -12,17 +12,11 @@ from fractions import Fraction
 
 import torch
 
-from sky4.world.families import Family
+from sky4.world.families import Family, carried_on
 from sky4.world.hypotheses import KEPT_BY_EXTENSION, Case, Hypothesis, hypotheses, other_ways
 from sky4.world.scene import Scene
-from sky4.world.take import Take
 from sky4.world.tasks import Direction
 from sky4.world.vocabulary import WANDERINGS
-
-
-def extended_take(family: Family, added_seconds: float) -> Take:
-    """The base take, its moving thing set back so that the middle of the longer clip is the middle of its way."""
-    return family.base.with_thing(family.subject.set_back(added_seconds / 2))
 
 
 def extension_case(family: Family, direction: Direction, given: int, added: int, fps: Fraction) -> Case:
@@ -30,7 +24,7 @@ def extension_case(family: Family, direction: Direction, given: int, added: int,
 
     edits: other ways on from the seam. keeps: other things, backdrops and bystanders.
     """
-    take = extended_take(family, float(added / fps))
+    take = carried_on(family.base, float(added / fps))
     seam = (given - 1 if direction == "forward" else added) / float(fps)  # of the given frame next to the made ones
     edits = [Hypothesis(f"way: {name}", take.with_thing(thing)) for name, thing in _ways_on(take.things[-1], seam)]
     return Case(

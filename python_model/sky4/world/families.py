@@ -37,6 +37,7 @@ from sky4.world.vocabulary import (
 )
 
 FAMILY_SECONDS = 33 / 16  # the length of the tasks' clips
+ONWARD_SECONDS = 2.0  # by which the base goes on in its longer form
 SPEED = 0.13  # unit widths a second, so that two seconds show where a thing goes
 OUTLINED = ("circle", "square", "triangle")  # the outline of a thinner shape fills it: nothing would be seen to change
 TEXTURED = 0.35  # share of things that are not of one colour
@@ -59,9 +60,10 @@ VIDEOS: tuple[str, ...] = (
     "transfer",  # the replacing thing alone, on the base's way, before a plain backdrop
     "place",  # the other backdrop, empty
     "cleared",  # base without its moving thing: what lies round a mask once the masked pixels are filled
+    "onward",  # two seconds out of the base's longer form, from its beginning, its middle or its end: for extension
 )
 STILLS: tuple[str, ...] = ("identity", "place", "portrait")  # the replacing thing elsewhere; the other head at rest
-SOUNDS: tuple[str, ...] = ("base", "replaced")  # the hits of the moving thing, of the replacing one
+SOUNDS: tuple[str, ...] = ("base", "replaced", "onward")  # the hits of the moving thing, of the replacing one
 
 _MIDDLE = torch.tensor(FAMILY_SECONDS / 2)
 
@@ -142,7 +144,11 @@ class Family:
 
     def sounding(self, sound: str) -> Scene:
         """The scene whose events are heard in the sound `sound` of SOUNDS."""
-        return self.subject if sound == "base" else self.newcomer
+        return self.newcomer if sound == "replaced" else self.takes[sound].things[-1]
+
+    def begins(self, name: str) -> float:
+        """The second of a take of VIDEOS, or a sound of SOUNDS, that its two seconds begin with."""
+        return self.index % 3 * ONWARD_SECONDS / 2 if name == "onward" else 0.0
 
 
 def sample_family(seed: int, index: int, split: Split = "train", level: int = 3) -> Family:
@@ -194,6 +200,7 @@ def sample_family(seed: int, index: int, split: Split = "train", level: int = 3)
         "transfer": plain,
         "place": Take((), elsewhere),
         "cleared": replace(base, things=base.things[:-1], ground=base.bounces),
+        "onward": carried_on(base, ONWARD_SECONDS),
     }
     posed = _wanderer(sample_scene(seed ^ 0x1D, index), random, 1)
     posed = replace(_renamed(posed, newcomer), size=_one_of(random, ("medium", "large")))
@@ -203,6 +210,15 @@ def sample_family(seed: int, index: int, split: Split = "train", level: int = 3)
         "portrait": (replace(stage, talker=heads[1]), float(random.uniform(0, 2))),
     }
     return Family(seed, index, takes, stills, base, subject, newcomer, bystander)
+
+
+def carried_on(take: Take, seconds: float) -> Take:
+    """A take laid out for `seconds` more: its thing set back, so that the longer clip's middle is that of its way."""
+    thing, back = take.things[-1], seconds / 2
+    moved = replace(thing, x0=thing.x0 - thing.vx * back)
+    if thing.motion != "bounce":
+        moved = replace(moved, y0=thing.y0 - thing.vy * back)
+    return take.with_thing(moved)
 
 
 def _one_of(random: np.random.Generator, options: Sequence[str]) -> str:

@@ -1,0 +1,48 @@
+"""Runs that are killed: each life is a process of its own, ended by SIGKILL in the middle of a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sky4.pipeline import generate
+
+
+def killed_after(evaluations: int, patch: pytest.MonkeyPatch) -> None:
+    """From now on this process dies inside the next velocity after so many of them."""
+    left = [evaluations]
+    made = generate.model_velocity
+
+    def model_velocity(*given: Any) -> Any:
+        evaluate = made(*given)
+
+        def deadly(*state: Any, **more: Any) -> Any:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return evaluate(*state, **more)
+
+        return deadly
+
+    patch.setattr(generate, "model_velocity", model_velocity)
+
+
+def life(work: Callable[[], None]) -> int:
+    """Do the work in a child process; returns the signal that ended it, 0 where it came to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, "the child failed by itself"
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
