@@ -15,7 +15,7 @@ from sky4.shots.words import read_switches
 from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.cache import encode_stories
 from sky4.train.latent_cache import Manifest, write_black, write_shard
-from sky4.train.objective import audio_input, flow_loss, video_input
+from sky4.train.objective import audio_input, condition_of, flow_loss, video_input
 from sky4.train.settings import JointSettings
 from sky4.train.story_batches import story_of_two
 from sky4.world.render import render_video
@@ -62,7 +62,8 @@ def test_a_transition_keeps_the_first_shot_and_leaves_a_gap_behind_it(settings) 
     assert batch.switch is not None
     assert batch.switch.frame == 5
     config = run.transformer_config()
-    seen, heard = video_input(config, batch, torch.zeros(1, CHANNELS, T, GRID, GRID)), audio_input(config, batch)
+    black = torch.zeros(1, CHANNELS, T, GRID, GRID)
+    seen, heard = video_input(config, batch, condition_of(config, batch, black)), audio_input(config, batch)
     assert seen is not None
     assert heard is not None
     times = seen.positions[:, 0].unique().tolist()
