@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from sky4cli.eval_report import (
     SHEET,
     check_folder,
     keeper,
+    say_long,
     say_measures,
     say_refiner,
     say_tasks,
@@ -45,16 +46,18 @@ if TYPE_CHECKING:
     from sky4.pipeline.components import Components
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
+    from sky4.shots.kinds import Content
     from sky4cli.console import Reporter
 
 eval_app = typer.Typer(
     name="eval", help="Measure what a model makes.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
-Suite = Literal["prompts", "tasks", "refiner"]
+Suite = Literal["prompts", "tasks", "long", "refiner"]
 FLAGS = {  # that belong to some suites only
     "prompts": ("--prompts", "--count", "--first-frames"),
     "tasks": ("--cases", "--task"),
+    "long": ("--cases", "--task"),
     "refiner": ("--cases",),
 }
 CASES = 16  # of each task
@@ -90,7 +93,10 @@ class _Job:
 def world(
     suite: Annotated[
         Suite,
-        typer.Option("--suite", help="Clips from prompts alone, every task of edits and references, or the refiner."),
+        typer.Option(
+            "--suite",
+            help="Clips from prompts alone, every task of edits and references, shots behind others, or the refiner.",
+        ),
     ] = "prompts",
     prompts: Annotated[
         Literal["heldout", "train"] | None,
@@ -155,7 +161,7 @@ def world(
     asked = 64 if count is None else count
     starts = min(4, asked) if first_frames is None else first_frames
     _check_counts(asked, starts, CASES if cases is None else cases)
-    names = _tasks(task or []) if suite == "tasks" else []
+    names = [] if suite == "prompts" else _tasks(task or [], suite)
     check_folder(out, force)
     folder = ModelFolder.read(model or BUNDLED)
     defaults = folder.defaults
@@ -178,8 +184,10 @@ def world(
             results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps)
         elif suite == "prompts":
             results, sheet, say = _measure_prompts(job, prompts or "heldout", asked, starts)
-        else:
+        elif suite == "tasks":
             results, sheet, say = _measure_tasks(job, names, CASES if cases is None else cases)
+        else:
+            results, sheet, say = _measure_long(job, names, CASES if cases is None else cases)
         write_results(out, results, sheet)
     if not as_json:
         say()
@@ -197,14 +205,20 @@ def _check_counts(count: int, starts: int, cases: int) -> None:
         raise RequestError(f"--cases {cases} is outside 1 to 10000; {CASES} is usual")
 
 
-def _tasks(names: list[str]) -> list[str]:
-    """The tasks of these names, all for none. RequestError for an unknown one."""
-    from sky4.world.tasks import TITLES
+def _tasks(names: list[str], suite: Suite) -> list[str]:
+    """The tasks of these names, all of the suite for none. RequestError for an unknown one."""
+    if suite == "long":
+        from sky4.shots.kinds import CONTENTS
 
-    unknown = next((name for name in names if name not in TITLES), None)
+        known = [str(kind) for kind in CONTENTS]
+    else:
+        from sky4.world.tasks import TITLES
+
+        known = list(TITLES)
+    unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        raise RequestError(f"--task {unknown} is unknown; choose of {', '.join(TITLES)}")
-    return [name for name in TITLES if name in names or not names]
+        raise RequestError(f"--task {unknown} is unknown; choose of {', '.join(known)}")
+    return [name for name in known if name in names or not names]
 
 
 Results = tuple[dict[str, Any], "Image", Callable[[], None]]
@@ -248,3 +262,22 @@ def _measure_refiner(job: _Job, cases: int, steps: int | None) -> Results:
     result = evaluate_refiner(job.components(), cases, steps, job.request.seed, job.reporter.stage)
     told = {"measured": "refiner", "suite": "refiner", "cases_each": cases, "model": job.folder.manifest.name}
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_refiner(told, result)
+
+
+def _measure_long(job: _Job, names: list[str], cases: int) -> Results:
+    from sky4.evaluation.long import codec_maker, evaluate_long, model_maker, render_maker
+    from sky4.shots.network import ShotNetwork
+
+    if job.of == "renders":
+        make = render_maker()
+    elif job.of == "codecs":
+        make = codec_maker(job.components())
+    else:
+        make = model_maker(job.components(), None if job.clips is None else keeper(job.clips, job.force))
+    kinds = cast("list[Content]", names)
+    try:
+        result = evaluate_long(kinds, cases, job.request, make, ShotNetwork.load(), job.reporter.stage)
+    except ValueError as error:
+        raise RequestError(f"--frames {job.request.frames} is too short for two shots: {error}") from error
+    told = settings(job.of, {"suite": "long", "cases_each": cases}, job.request, job.folder.manifest.name)
+    return {**told, **result.to_dict()}, result.sheet(), lambda: say_long(told, result)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
+    from sky4.evaluation.long import LongEvaluation
     from sky4.evaluation.refiner import RefinerEvaluation
     from sky4.evaluation.tasks import TaskMeasure
     from sky4.evaluation.world import Evaluation
@@ -102,6 +103,24 @@ def say_refiner(told: dict[str, Any], result: RefinerEvaluation) -> None:
     table = _table(f"refiner of {told['model']}: {len(result.cases)} held-out scenes", "measure", ("mean",))
     for name, value, unit in result.table:
         table.add_row(name, _number(value, unit))
+    _print(table)
+
+
+def say_long(told: dict[str, Any], result: LongEvaluation) -> None:
+    """The table of transitions, and the detector's own on what is drawn, for people."""
+    title = f"{told['measured']}: {told['cases_each']} held-out cases a transition, {told['size']} pixels"
+    headings = ("switched", "kind found", "subject", "chance", "n")
+    table = _table(f"{title}, {told['frames']} frames", "transition", headings)
+    for line in result.table:
+        shares = (_share(value) for value in (line.switched, line.kind_found, line.subject, line.chance))
+        table.add_row(line.kind, *shares, str(line.count))
+    _print(table)
+    table = _table("the detector on drawn stories", "transition", ("precision", "recall", "n"))
+    for kind, found in result.detector["optical"].items():
+        table.add_row(kind, _share(found["precision"]), _share(found["recall"]), str(found["count"]))
+    table.add_section()
+    for kind, share in result.detector["content"].items():
+        table.add_row(kind, "-", _share(share), "-")
     _print(table)
 
 

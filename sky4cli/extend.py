@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -53,8 +52,8 @@ from sky4cli.planned import Engine, Planned
 from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
-    from sky4.pipeline.model_folder import Defaults, ModelFolder
-    from sky4.pipeline.request import Segments
+    from sky4.pipeline.model_folder import Defaults
+    from sky4.shots.kinds import Content
     from sky4cli.requests import SourceFile
 
 EXAMPLES = (
@@ -62,7 +61,6 @@ EXAMPLES = (
     'sky4 extend clip.mp4 --to 3 --backward --prompt "a red circle moves right, on a navy background" -o earlier.mp4',
 )
 LONGEST_SECONDS = 600  # of the source, and of what is added: their sound is held in memory
-KEPT_GROUPS = 4  # groups of latent frames that a window keeps of the one before: about a second, as in training
 
 
 def extend(
@@ -93,6 +91,15 @@ def extend(
         typer.Option("--sound/--no-sound", help="Whether sound is made and kept; default: if the clip has sound."),
     ] = None,
     encode_audio: EncodeAudio = False,
+    transition: Annotated[
+        str,
+        typer.Option(
+            "--transition",
+            metavar="KIND",
+            help="Begin what is added as another shot: cut-in, cut-out, shot-reverse-shot, multi-angle or cut-away; "
+            "auto: as the prompt names it, else after 4 s of one shot nearer or back again; none: the shot goes on.",
+        ),
+    ] = "none",
     negative_prompt: NegativePrompt = "",
     ref: Ref = None,
     start: From = None,
@@ -132,16 +139,20 @@ def extend(
     from sky4.media import Soundtrack
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.pipeline.request import Source
+    from sky4.pipeline.segments import choose_segments
     from sky4.prompting import resolve_references
     from sky4cli.following import Following
     from sky4cli.requests import Sampling, canvas_for, outputs_of_source, request_of, source_shape
 
     following = Following(resume_dir, resume, events, preview_every)
+    check_transition(transition, backward)
     folder = ModelFolder.read(model or BUNDLED)
     references = resolve_references(ref or [])
     file = read_part(video, folder.defaults, fps, start, until)
     added = frames_to_add(file, seconds, to)
-    segments = segments_for(file, added, overlap, window, backward, folder)
+    segments = choose_segments(f"'{video}'", file.frames, added, folder, overlap, window, backward)
+    kind, said = shot_that_follows(transition, prompt, file)
+    segments, prompt = replace(segments, transition=kind), prompt_of_shot(prompt, kind)
     target = opened(out, container, variations) or file.default_out("extended")
     outputs_of_source(replace(file, frames=file.frames + added), target, None)
     canvas, notes = canvas_for(file.width, file.height, target)
@@ -162,9 +173,43 @@ def extend(
     )
     request = with_refinement(request, folder, refine, keyframes)
     engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
-    notes = (*file.notes, *notes)
+    notes = (*file.notes, *said, *notes)
     provenance = provenance_of(no_metadata, sidecar, c2pa)
     return Planned(request, engine, target, force, as_json, quiet, enhance, notes, following, provenance)
+
+
+def check_transition(transition: str, backward: bool) -> None:
+    """RequestError for a kind that there is not, and for one in front of a clip."""
+    from sky4.shots.kinds import CONTENTS
+
+    known = ("none", *CONTENTS, "auto")
+    if transition not in known:
+        raise RequestError(f"--transition {transition} is unknown; choose one of {', '.join(known)}")
+    if backward and transition != "none":
+        raise RequestError(f"--transition {transition} is for what follows a clip; drop --backward")
+
+
+def shot_that_follows(
+    transition: str, prompt: str, file: SourceFile
+) -> tuple[Content | Literal["none"], tuple[str, ...]]:
+    """(what is asked of the model, what is worth saying of it): --transition, auto by its rule."""
+    if transition != "auto":
+        return cast("Content", transition), ()
+    from sky4.shots.auto import choose_transition
+    from sky4.shots.cutting import FilmShots
+    from sky4.shots.network import ShotNetwork
+
+    chosen = choose_transition(prompt, FilmShots(file.path, ShotNetwork.load()), (file.skip + file.frames) / file.fps)
+    return chosen.kind, (f"--transition auto is {chosen.kind}, {chosen.why}",)
+
+
+def prompt_of_shot(prompt: str, kind: Content | Literal["none"]) -> str:
+    """The transition's words in front, unless the prompt names it itself."""
+    from sky4.shots.words import read_switches, switched
+
+    if kind == "none" or kind in read_switches(prompt) or not prompt.strip():
+        return prompt
+    return switched(prompt, kind)
 
 
 def read_part(path: Path, defaults: Defaults, fps: str | None, start: str | None, until: str | None) -> SourceFile:
@@ -212,28 +257,3 @@ def frames_to_add(file: SourceFile, seconds: str | None, to: str | None) -> int:
             "and extend the result again"
         )
     return max(1, round(wanted * file.fps))
-
-
-def segments_for(
-    file: SourceFile, added: int, overlap: int | None, window: int | None, backward: bool, folder: ModelFolder
-) -> Segments:
-    """Windows that make `added` frames in as few rounds as the model's own length allows, all of one length.
-
-    RequestError for a clip that is shorter than what a round keeps.
-    """
-    from sky4.pipeline.request import Segments
-
-    step = folder.temporal_compression
-    longest = window or max(folder.defaults.frames, 2 * step + 1)
-    if overlap is None:
-        most = min(KEPT_GROUPS, (longest - 1) // step // 2, (file.frames - 1) // step)
-        overlap = max(most, 1 if backward else 0) * step + 1
-    if overlap > file.frames:
-        raise RequestError(
-            f"--overlap {overlap}: '{file.path}' gives {file.frames} frames, fewer than a round keeps; "
-            f"use {(file.frames - 1) // step * step + 1} or fewer"
-        )
-    if window is None and overlap < longest and overlap % step == 1:
-        rounds = ceil(added / (longest - overlap))
-        window = overlap + -(-ceil(added / rounds) // step) * step
-    return Segments(window or longest, overlap, backward)

@@ -54,8 +54,8 @@ from sky4cli.planned import Engine, Planned
 from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
 
 if TYPE_CHECKING:
-    from sky4.pipeline.model_folder import Defaults
-    from sky4.pipeline.request import Outputs, Source
+    from sky4.pipeline.model_folder import Defaults, ModelFolder
+    from sky4.pipeline.request import Outputs, Segments, Source
 
 # What a preset is planned for where nothing is asked for: 1080p, 32 frames a second, 481 of them.
 PUBLISHED_SIZE, PUBLISHED_KEYFRAMES = "1920x1088@32", "5"
@@ -64,6 +64,7 @@ EXAMPLES = (
     'sky4 generate --prompt "a red circle bounces on the ground <sfx>a low drum at each bounce</sfx>" -o circle.mp4',
     'sky4 generate --image first.png --prompt "a yellow square moves right" --seconds 2 -o square.mp4',
 )
+LONGEST_DRIVEN = 600  # seconds of a sound that drives the picture: it is held in memory
 
 
 def generate(
@@ -153,6 +154,7 @@ def generate(
         video=video,
         audio=audio,
         references=references,
+        segments=windows_of_driven(shape.frames, folder) if drive else None,
     )
     request = with_refinement(request, folder, refine, keyframes)
     memory_bytes = parse_memory(memory)
@@ -166,6 +168,14 @@ def _check_preset(preset: str, model: Path | None, dry_run: bool) -> None:
         raise RequestError(f"--preset {preset} and --model {model} are both given; drop one of them")
     if not dry_run:
         raise RequestError(f"--preset {preset} has no weights to make a clip with; add --dry-run, or give a --model")
+
+
+def windows_of_driven(frames: int, folder: ModelFolder) -> Segments | None:
+    """A sound may be of any length: what is longer than the model's own clips is made in windows that go on from one
+    another, each hearing its part of it."""
+    from sky4.pipeline.segments import choose_segments
+
+    return choose_segments("the clip", frames, frames, folder) if frames > folder.defaults.frames else None
 
 
 def frames_wanted(
@@ -194,8 +204,9 @@ def frames_wanted(
     flag, path = ("--video", video) if video is not None else ("--audio", audio)
     assert path is not None
     lasts = seconds_of(flag, path)
-    if lasts > LONGEST_SECONDS:
-        longest = f"more than {LONGEST_SECONDS} s; take a part with --seconds"
+    most = LONGEST_SECONDS if video is not None else LONGEST_DRIVEN
+    if lasts > most:
+        longest = f"more than {most} s; take a part with --seconds"
         raise RequestError(f"{flag} {path} lasts {lasts:.1f} s, {longest}")
     return max(1, round(lasts * float(fps)))
 

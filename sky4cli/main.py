@@ -33,6 +33,8 @@ from sky4cli.eval import eval_app
 from sky4cli.examples import epilog
 from sky4cli.extend import EXAMPLES as EXTEND_EXAMPLES
 from sky4cli.extend import extend
+from sky4cli.film import EXAMPLES as FILM_EXAMPLES
+from sky4cli.film import film
 from sky4cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from sky4cli.generate import generate
 from sky4cli.inpaint import EXAMPLES as INPAINT_EXAMPLES
@@ -43,6 +45,8 @@ from sky4cli.refine import refine
 from sky4cli.rerun import EXAMPLES as RERUN_EXAMPLES
 from sky4cli.rerun import rerun
 from sky4cli.settings import default_map, settings_in_force
+from sky4cli.shots import EXAMPLES as SHOTS_EXAMPLES
+from sky4cli.shots import shots
 from sky4cli.show import EXAMPLES as SHOW_EXAMPLES
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave, print_any_name
@@ -62,6 +66,8 @@ app.command("inpaint", epilog=epilog(*INPAINT_EXAMPLES))(carried_out(inpaint))
 app.command("edit", epilog=epilog(*EDIT_EXAMPLES))(carried_out(edit))
 app.command("extend", epilog=epilog(*EXTEND_EXAMPLES))(carried_out(extend))
 app.command("refine", epilog=epilog(*REFINE_EXAMPLES))(carried_out(refine))
+app.command("film", epilog=epilog(*FILM_EXAMPLES))(film)
+app.command("shots", epilog=epilog(*SHOTS_EXAMPLES))(shots)
 app.command("batch", cls=BatchCommand, epilog=epilog(*BATCH_EXAMPLES))(batch)
 app.command("check", epilog=epilog(*CHECK_EXAMPLES))(check)
 app.command("show", epilog=epilog(*SHOW_EXAMPLES))(show)

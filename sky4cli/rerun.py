@@ -79,6 +79,8 @@ def rerun(
         raise RequestError("-o is missing; name the output, or compare without one by --verify")
     out = opened(out, container)
     recipe = read_recipe(file)
+    if "film" in recipe:
+        raise RequestError(f"'{file}' is a film of several shots; `sky4 film` makes it again from its shot list")
     _check_version(recipe)
     request = changed(ClipRequest.from_dict(recipe.get("request", {})), settings or [])
     engine = replace(read_engine(recipe, model, device), dry_run=dry_run)

@@ -93,6 +93,12 @@ def refiner(config: Config, settings: Settings = None, max_minutes: MaxMinutes =
     frozen("refiner", config, settings, max_minutes)
 
 
+@train.command("shot-detector")
+def shot_detector(config: Config, settings: Settings = None, max_minutes: MaxMinutes = None) -> None:
+    """Train what `sky4 shots` finds transitions with; goes on where it stopped, and exports when it is done."""
+    frozen("shot-detector", config, settings, max_minutes)
+
+
 def frozen(network: Any, config: Path, settings: list[str] | None, max_minutes: float | None) -> None:
     """The networks that the towers see frozen, and the refiner of towers that are trained, are trained alike."""
     with user_faults():

@@ -21,10 +21,10 @@ FLOORS: list[set[str]] = [
     {"geometry", "config", "inputs"},
     {"_C"},
     {"ops"},
-    {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "world"},
+    {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "shots", "world"},
     {"checking"},
     {"pipeline", "train"},
-    {"evaluation", "bench", "batch", "planning"},
+    {"evaluation", "bench", "batch", "planning", "film"},
     {"sky4cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

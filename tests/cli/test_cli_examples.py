@@ -66,6 +66,12 @@ def made(path: Path) -> None:
     assert main(["generate", "--prompt", "a red circle", "--frames", "9", "--steps", "2", "-o", str(path)]) == 0
 
 
+def shot_list(path: Path) -> None:
+    path.write_text(
+        "{steps: 2, shots: [{prompt: a red circle bounces, seconds: 0.5}, {prompt: a star, seconds: 0.5}]}\n", "utf-8"
+    )
+
+
 # What an example may name without having made it. A new name is entered here.
 FILES: dict[str, Callable[[Path], None]] = {
     "clip.mp4": clip,
@@ -75,6 +81,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "jobs.jsonl": jobs,
     "inputs": inputs,
     "made.mp4": made,
+    "shots.yaml": shot_list,
 }
 
 

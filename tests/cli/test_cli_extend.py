@@ -202,9 +202,26 @@ def test_rerun_makes_an_extension_again(run: Run, nano_model: Path, capsys: pyte
     assert "the latents are the same, bit for bit" in capsys.readouterr().err
 
 
+def test_another_shot_is_asked_for_in_words_and_has_no_seam(run: Run) -> None:
+    code, out, err = run("film.mkv", "--seconds", "1", "--transition", "cut-in", "-o", "long", "--json")
+    assert code == 0, err
+    [made] = json.loads(out)["clips"]
+    assert made["prompt"] == "Cut in to a close-up: a circle"
+    assert made["switch"] == {"seconds": 2.0, "transition": "cut-in"}
+    assert 2.0 not in [seam["seconds"] for seam in made["seams"]]
+    shown = np.stack([np.asarray(Image.open(file)) for file in sorted(Path("long").glob("*.png"))])
+    assert np.array_equal(shown[:20], read_video(Path("film.mkv")))
+    code, out, err = run("film.mkv", "--seconds", "0.4", "--transition", "auto", "-o", "goes-on", "--json")
+    assert code == 0, err
+    assert "note: --transition auto is none, as the last shot is " in err
+    assert json.loads(out)["clips"][0]["prompt"] == "a circle"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--seconds", "1", "--transition", "cut-up"), "--transition cut-up is unknown; choose one of none, cut-in, "),
+        (("--seconds", "1", "--transition", "cut-in", "--backward"), "is for what follows a clip; drop --backward"),
         (("--seconds", "0"), "--seconds 0: must be above 0"),
         (("--seconds", "-3"), "--seconds -3: must be above 0"),
         (("--seconds", "soon"), "--seconds soon: expected a number"),

@@ -50,7 +50,7 @@ OPTIONS = {
     ],
     "extend": [
         *("video", "--prompt", "-o --out", "--format", "--seconds", "--to", "--backward", "--overlap", "--window"),
-        *("--sound", "--encode-audio"),
+        *("--sound", "--encode-audio", "--transition"),
         *("--negative-prompt", "--ref", "--from", "--until", "--size", "--fps"),
         *SAMPLING,
         *("-n --variations", "--enhance"),
@@ -91,6 +91,8 @@ OPTIONS = {
         *("files", "--skip", "--max-black", "--max-frozen", "--max-repeated", "--max-tail", "--max-clipped"),
         *("--max-silent", "--min-loudness", "--max-loudness", "--max-true-peak", "--max-offset", "--json", "--quiet"),
     ],
+    "film": ["shots", "-o --out", "--work", *ENGINE, *SAYING],
+    "shots": ["video", "--detector", "--json", "--quiet"],
     "show": ["file", "--json"],
     "rerun": [
         "file",
@@ -114,6 +116,7 @@ OPTIONS = {
     "train audio-codec": RUN,
     "train text-encoder": RUN,
     "train refiner": RUN,
+    "train shot-detector": RUN,
     "train cache": [*RUN, "--part"],
     "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
     "eval": [],

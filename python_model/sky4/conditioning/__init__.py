@@ -15,10 +15,12 @@ from sky4.conditioning.references import (
     join_audio_references,
     join_video_references,
 )
+from sky4.conditioning.tokens import ShotSwitch
 
 __all__ = [
     "AudioReferences",
     "Keyframes",
+    "ShotSwitch",
     "VideoCondition",
     "VideoReferences",
     "assemble_audio",

@@ -17,6 +17,7 @@ from torch import Tensor
 from sky4.conditioning.inpaint import VideoCondition, concat_condition
 from sky4.conditioning.references import AudioReferences, VideoReferences, real_tokens
 from sky4.conditioning.tokens import (
+    ShotSwitch,
     audio_positions,
     audio_reference_positions,
     keyframe_positions,
@@ -46,14 +47,16 @@ def assemble_video(
     patch: int = 2,
     start: float = 0.0,
     keyframes: Keyframes | None = None,
+    switch: ShotSwitch | None = None,
 ) -> TowerInput:
     """The video tower's input from V = noisy [B, C, T, H, W], (I, M) = condition, references and timestep [B].
 
-    start: this segment's place on the running time axis. Raises ValueError for a grid that the patch does not divide.
+    start: this segment's place on the running time axis; switch: where another shot begins in it. Raises ValueError
+    for a grid that the patch does not divide.
     """
     grid = noisy.shape[3] // patch, noisy.shape[4] // patch
     tokens = [patchify_video(concat_condition(noisy, condition), patch)]
-    positions = [video_positions(noisy.shape[2], *grid, start=start, device=noisy.device)]
+    positions = [video_positions(noisy.shape[2], *grid, start=start, device=noisy.device, switch=switch)]
     segment = mask = None
     if keyframes is not None:
         high = keyframes.noisy.shape[3] // patch, keyframes.noisy.shape[4] // patch
@@ -86,9 +89,10 @@ def assemble_audio(
     scale: Fraction | float,
     *,
     start: float = 0.0,
+    switch: ShotSwitch | None = None,
 ) -> TowerInput:
     """The audio tower's input from noisy latents [B, A, C], references and timestep [B]; scale = T_v/T_a."""
-    positions = audio_positions(noisy.shape[1], scale, start, noisy.device)
+    positions = audio_positions(noisy.shape[1], scale, start, noisy.device, switch)
     if references is None:
         return TowerInput(tokens=noisy, positions=positions, timestep=timestep)
     count = references.latents.shape[1]

@@ -9,10 +9,34 @@ tokens run (T, h, w), time slowest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 import torch
 from torch import Tensor
+
+from sky4.geometry import ClipGeometry
+
+SWITCH_GAP = 1.0  # latent frames between two shots on the time axis
+
+
+@dataclass(frozen=True)
+class ShotSwitch:
+    """Where another shot begins inside a window: from latent frame `frame` and audio token `token` on, times lie a gap
+    later (model.md section 4)."""
+
+    frame: int
+    token: int
+
+    @classmethod
+    def at(cls, geometry: ClipGeometry, frame: int) -> ShotSwitch:
+        """Before pixel frame `frame` of a window. ValueError inside a latent frame, which cannot show two shots."""
+        step = geometry.temporal_compression
+        if not 0 < frame < geometry.frames or (frame - 1) % step:
+            raise ValueError(f"a shot begins with frame {step}n + 1 of the {geometry.frames}, got {frame}")
+        heard = frame / geometry.fps * geometry.sample_rate / geometry.hop
+        return cls((frame - 1) // step + 1, ceil(heard))
 
 
 def patchify_video(latents: Tensor, patch: int = 2) -> Tensor:
@@ -46,21 +70,31 @@ def unpatchify_video(tokens: Tensor, shape: Sequence[int], patch: int = 2) -> Te
 
 
 def video_positions(
-    frames: int, rows: int, columns: int, start: float = 0.0, device: torch.device | None = None
+    frames: int,
+    rows: int,
+    columns: int,
+    start: float = 0.0,
+    device: torch.device | None = None,
+    switch: ShotSwitch | None = None,
 ) -> Tensor:
     """Positions [T*h*w, 3] float32 of a video's tokens: (start + j, y, x) (model.md section 4).
 
     `start` is where this segment begins on the running time axis of a video made in several segments.
     """
-    times = torch.arange(frames, dtype=torch.float64) + start
+    times = _switched(torch.arange(frames, dtype=torch.float64) + start, None if switch is None else switch.frame)
     return _grid(times, _indices(rows), _indices(columns)).to(device)
 
 
 def audio_positions(
-    tokens: int, scale: Fraction | float, start: float = 0.0, device: torch.device | None = None
+    tokens: int,
+    scale: Fraction | float,
+    start: float = 0.0,
+    device: torch.device | None = None,
+    switch: ShotSwitch | None = None,
 ) -> Tensor:
     """Positions [A, 3] float32 of audio tokens: (start + a*scale, 0, 0), scale = T_v/T_a in video-latent units."""
     times = torch.arange(tokens, dtype=torch.float64) * float(scale) + start
+    times = _switched(times, None if switch is None else switch.token)
     return _on_time_axis(times).to(device)
 
 
@@ -95,7 +129,14 @@ def keyframe_positions(
 
 def next_segment_start(start: float, frames: int, shot_switch: bool = False) -> float:
     """Where the segment after one of `frames` latent frames starts: its end, plus a gap of 1 at a shot switch."""
-    return start + frames + (1.0 if shot_switch else 0.0)
+    return start + frames + (SWITCH_GAP if shot_switch else 0.0)
+
+
+def _switched(times: Tensor, first: int | None) -> Tensor:
+    """Times [N], those from number `first` on a gap later."""
+    if first is not None:
+        times[first:] += SWITCH_GAP
+    return times
 
 
 def _indices(count: int) -> Tensor:

@@ -9,16 +9,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from sky4.media.lossless import write_lossless
 from sky4.media.masks import EditRegion, MaskFile
 from sky4.pipeline.request import Canvas, ClipRequest, Outputs, Segments, Source
 from sky4.pipeline.windows import to_frames
@@ -150,11 +146,11 @@ def _references(case: TaskCase, row: TaskRow, folder: Path, rate: int) -> tuple[
             sounding = case.family.sounding(name[4:])
             samples = round(HIT_SECONDS * rate)
             wave = render_audio([sounding], samples, rate, sounding.first - HIT_LEAD)[0].numpy()
-            add("audio", write_lossless(path.with_suffix(".wav"), None, case.request.fps, wave, rate))
+            add("audio", _lossless(path.with_suffix(".wav"), None, case.request.fps, wave, rate))
         elif name.startswith("still:"):
             add("image", _still(path.with_suffix(".png"), pictures.pop(0)))
         else:
-            add("video", write_lossless(path.with_suffix(".mkv"), pictures.pop(0), case.request.fps))
+            add("video", _lossless(path.with_suffix(".mkv"), pictures.pop(0), case.request.fps))
     return tuple(files)
 
 
@@ -166,7 +162,7 @@ def _masked(case: TaskCase, asked: ClipRequest, folder: Path) -> ClipRequest:
     masks.mkdir()
     for number, frame in enumerate(mask):
         Image.fromarray(frame.astype(np.uint8) * 255).save(masks / f"{number:05d}.png")
-    path = write_lossless(folder / "source.mkv", case.shown()[0], asked.fps)
+    path = _lossless(folder / "source.mkv", case.shown()[0], asked.fps)
     region = EditRegion(files=(MaskFile(masks, "folder"),))
     source = Source(path, str(path), frames=asked.frames, region=region)
     return replace(asked, sources=(source,), canvas=Canvas(asked.width, asked.height))
@@ -179,7 +175,7 @@ def _extended(case: TaskCase, asked: ClipRequest, folder: Path, rate: int) -> Cl
     assert case.sounding is not None
     begins = float(added / asked.fps) if backward else 0.0
     wave = render_audio([case.sounding], round(given / asked.fps * rate), rate, begins)[0].numpy()
-    path = write_lossless(folder / "source.mkv", case.shown()[0], asked.fps, wave, rate)
+    path = _lossless(folder / "source.mkv", case.shown()[0], asked.fps, wave, rate)
     source = Source(path, str(path), start=added if backward else 0, frames=given)
     overlap = min(OVERLAP, (given - 1) // 8 * 4 + 1)
     return replace(
@@ -200,30 +196,13 @@ def made_part(case: TaskCase, frames: Frames, wave: Wave | None, rate: int) -> t
     return frames[at : at + case.made], None if wave is None else wave[:, begin:end]
 
 
-def write_lossless(
+def _lossless(
     path: Path, frames: Frames | None, fps: Fraction, wave: NDArray[np.floating] | None = None, rate: int = 0
 ) -> Path:
-    """A film as FFV1 and PCM in Matroska, or a sound alone, every value as it is."""
-    with av.open(str(path), "w") as container:
-        if frames is not None:
-            picture = container.add_stream("ffv1", rate=fps)
-            assert isinstance(picture, VideoStream)
-            picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "bgr0"
-        if wave is not None:
-            sound = container.add_stream("pcm_s16le", rate=rate, layout="stereo")
-            assert isinstance(sound, AudioStream)
-            samples = (np.clip(wave, -1, 1).T.reshape(1, -1) * 32767).round().astype(np.int16)
-            packed = AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="stereo")
-            packed.sample_rate = rate
-        for number, frame in enumerate(() if frames is None else frames):
-            pixels = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(format="bgr0")
-            pixels.pts, pixels.time_base = number, 1 / fps
-            container.mux(picture.encode(pixels))
-        if frames is not None:
-            container.mux(picture.encode(None))
-        if wave is not None:
-            container.mux(sound.encode(packed))
-            container.mux(sound.encode(None))
+    """A film, or a sound alone, every value as it is."""
+    heard = None if wave is None else np.asarray(wave, np.float32)
+    muxer = "matroska" if frames is not None else "wav"
+    write_lossless(path, None if frames is None else [frames], heard, fps=fps, sample_rate=rate, muxer=muxer)
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +90,19 @@ def whole_or_nothing(path: Path, force: bool = False) -> Iterator[Path]:
             _check_replaceable(path, chosen, force)
         if path.is_dir():
             shutil.rmtree(path)
+        os.replace(partial, path)
+    except OSError as error:
+        raise Sky4Failure(_write_failure(path, error)) from error
+    finally:
+        _remove(partial)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """A file of any kind, replaced whole or not at all: `write` fills a temporary one beside it. Sky4Failure where the
+    disk does not take it."""
+    partial = partial_name(path)
+    try:
+        write(partial)
         os.replace(partial, path)
     except OSError as error:
         raise Sky4Failure(_write_failure(path, error)) from error

@@ -42,7 +42,7 @@ from sky4.pipeline.digest import file_digest
 from sky4.pipeline.given import padded
 from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
-from sky4.pipeline.segments import whole_source
+from sky4.pipeline.segments import switch_of, whole_source
 from sky4.pipeline.windows import Frames, MadeWindow, sample_at
 
 INSIDE = Provenance()
@@ -108,9 +108,14 @@ class Clip:
 
     @property
     def seams(self) -> list[int]:
-        """The frames with which another piece of the clip begins."""
+        """The frames with which another piece of the clip begins, unless it is another shot."""
         begins = {made.window.begins for made in self.windows} | {self.given.start, self.given.stop}
-        return sorted(frame for frame in begins if 0 < frame < self.frame_count)
+        return sorted(frame for frame in begins if 0 < frame < self.frame_count and frame != self.switch)
+
+    @property
+    def switch(self) -> int | None:
+        """The frame with which another shot begins, as the request asks; None where the shot goes on."""
+        return switch_of(self.request)
 
     def frames(self) -> Iterator[Frames]:
         """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a

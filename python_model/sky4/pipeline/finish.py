@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from sky4.media import Provenance, WrittenClip
-from sky4.pipeline.clip import INSIDE, Clip, Progress
+from sky4.pipeline.clip import INSIDE, Clip, Progress, Watch
 from sky4.pipeline.composite import Change, change_in_file
+from sky4.pipeline.lips import Lag, LipMeter
 from sky4.pipeline.seams import SeamMeter, SeamReport
 
 
 @dataclass(frozen=True)
 class Finished:
-    """kept: how far what is kept of the sources was changed, before encoding and in the file; None without a canvas."""
+    """kept: how far what is kept of the sources was changed, before encoding and in the file; None without a canvas.
+
+    lips: how the picture follows the sound that drives it; None where none does or where that cannot be told."""
 
     clip: Clip
     written: WrittenClip
     kept: tuple[Change, Change] | None
     seams: SeamReport | None
+    lips: Lag | None = None
 
     def lines(self) -> list[str]:
         """For people: what is kept, then the seams; nothing of a clip that has neither."""
@@ -30,7 +34,19 @@ class Finished:
             off = f"{after.mean:.2f} of 255 off on average, {after.largest} at most"
             encoded = "unchanged" if after.largest == 0 else off
             lines.append(f"what is kept: {told} before encoding, {encoded} in the file")
+        if self.switch is not None:
+            at, kind = self.switch
+            lines.append(f"another shot from {at:.2f} s on: {kind}")
+        lines += [] if self.lips is None else [self.lips.line()]
         return lines if self.seams is None else [*lines, self.seams.line()]
+
+    @property
+    def switch(self) -> tuple[float, str] | None:
+        """(seconds at which another shot begins, the transition); None in a clip of one shot."""
+        segments = self.clip.request.segments
+        if self.clip.switch is None or segments is None:
+            return None
+        return float(self.clip.switch / self.clip.fps), segments.transition
 
     def record(self, took: float) -> dict[str, Any]:
         """As JSON values. took: seconds."""
@@ -55,6 +71,11 @@ class Finished:
                 "in_file": {"mean": after.mean, "largest": after.largest},
                 "share": after.values / (written.frames * written.width * written.height * 3),
             }
+        if self.switch is not None:
+            at, kind = self.switch
+            record["switch"] = {"seconds": round(at, 6), "transition": kind}
+        if self.lips is not None:
+            record["lips"] = self.lips.values()
         if self.seams is not None:
             record.update(self.seams.values())
         return record
@@ -63,9 +84,17 @@ class Finished:
 def finish(clip: Clip, path: Path, force: bool, progress: Progress, provenance: Provenance = INSIDE) -> Finished:
     """Decode the clip into `path` and look at what was written; provenance: as `Clip.save`, whose errors it raises."""
     meter = SeamMeter(clip.seams, clip.given, clip.fps)
-    written = clip.save(path, force=force, progress=progress, watch=meter.frames, provenance=provenance)
+    lips = None if clip.request.audio is None else LipMeter(clip.fps)
+    watch = meter.frames if lips is None else _both(meter.frames, lips.frames)
+    written = clip.save(path, force=force, progress=progress, watch=watch, provenance=provenance)
     kept = None
     if clip.request.canvas is not None:
         progress("checking what is kept", 0, 1)
         kept = clip.change, change_in_file(written.path, clip.request)
-    return Finished(clip, written, kept, meter.report(written.path))
+    lag = None if lips is None else lips.lag(clip.audio(), clip.geometry.sample_rate)
+    return Finished(clip, written, kept, meter.report(written.path), lag)
+
+
+def _both(one: Watch, other: Watch) -> Watch:
+    """What is watched by two."""
+    return lambda frames: other(one(frames))

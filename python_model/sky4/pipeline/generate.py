@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.conditioning.keyframes import packed, unpacked
 from sky4.conditioning.refiner import KeyframeLatents
@@ -236,6 +237,7 @@ def _sampled(
         held=held,
         start=float(window.time),
         keyframes=plan,
+        switch=None if window.switch is None else ShotSwitch.at(geometry, window.switch),
     )
     video = video_noise if given.video is None else given.video
     if plan is not None and video is not None:

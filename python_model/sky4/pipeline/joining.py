@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 FADE_SECONDS = 0.05  # long enough to hide a step, too short for a beat to be heard twice
 MOST_GAIN = 1.5  # a window nearly without contrast says nothing of how much it lacks
 
+Moments = tuple[NDArray[np.float64], NDArray[np.float64]]  # mean and deviation [3] of the colours
+
 
 @dataclass(frozen=True)
 class ColourMatch:
@@ -26,8 +28,12 @@ class ColourMatch:
     @classmethod
     def between(cls, made: NDArray[np.uint8], kept: NDArray[np.uint8]) -> ColourMatch:
         """From frames [F, H, W, 3] that show the same thing, as made and as kept."""
-        made_mean, made_std = _moments(made)
-        kept_mean, kept_std = _moments(kept)
+        return cls.of_moments(_moments(made), _moments(kept))
+
+    @classmethod
+    def of_moments(cls, made: Moments, kept: Moments) -> ColourMatch:
+        """From the mean and deviation [3] of what is made and of what it is to be like."""
+        (made_mean, made_std), (kept_mean, kept_std) = made, kept
         gain = np.clip((kept_std + 1.0) / (made_std + 1.0), 1 / MOST_GAIN, MOST_GAIN)  # + 1: a level of noise in both
         offset = kept_mean - gain * made_mean
         return cls(_three(gain), _three(offset))
@@ -40,7 +46,7 @@ class ColourMatch:
         return np.asarray(np.rint(moved).clip(0, 255), np.uint8)
 
 
-def _moments(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(frames: NDArray[np.uint8]) -> Moments:
     """Mean and deviation [3] over frames, rows and columns."""
     return frames.mean(axis=(0, 1, 2)), frames.std(axis=(0, 1, 2))
 

@@ -19,6 +19,7 @@ from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion
 from sky4.pipeline.refinement import Refinement
 from sky4.prompting.references import ReferenceFile, kind_of
+from sky4.shots.kinds import Content
 
 Outputs = Literal["both", "video", "audio", "still"]
 Sampler = Literal["euler", "heun", "unipc"]
@@ -63,11 +64,13 @@ class Segments:
 
     Windows follow each other from the clip's start, or from the end of a source that gives its start whole. backward:
     each lies before the last one, from the start of a source that gives the clip's end, towards the clip's start.
+    transition: how what is made first begins, as another shot than the source; none: it goes on.
     """
 
     frames: int
     overlap: int
     backward: bool = False
+    transition: Content | Literal["none"] = "none"
 
     def __post_init__(self) -> None:
         _within("--overlap", "number of kept frames", self.overlap, 1, MAX_FRAMES - 1)
@@ -75,6 +78,11 @@ class Segments:
         _require(
             self.overlap < self.frames,
             f"--overlap {self.overlap} leaves nothing to make of --window {self.frames}; lower one or raise the other",
+        )
+        _one_of("--transition", self.transition, ("none", *get_args(Content)))
+        _require(
+            self.transition == "none" or not self.backward,
+            f"--transition {self.transition} is for what follows a clip; drop --backward",
         )
 
 

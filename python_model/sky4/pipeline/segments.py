@@ -6,10 +6,14 @@ Every clip is made in windows; without `request.segments` it is one. Frames are 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.model_folder import ModelFolder
+from sky4.pipeline.request import ClipRequest, Segments, Source
+
+KEPT_GROUPS = 4  # groups of latent frames that a window keeps of the one before: about a second, as in training
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Window:
 
     index: in the order of making. first: below 0 where a backward window reaches past the clip's start. keeps: so many
     of its frames were there before, at its head, or at its tail if it is made backward. shown: (begin, end) of its own
-    frames that become the clip's. time: of its first latent frame on the running time axis, in latent frames.
+    frames that become the clip's. time: of its first latent frame on the running time axis, in latent frames, with one
+    more behind a shot switch. switch: which of its frames is the first of another shot, where it holds such a switch.
     """
 
     index: int
@@ -28,6 +33,12 @@ class Window:
     shown: tuple[int, int]
     time: int
     backward: bool
+    switch: int | None = None
+
+    @property
+    def begins_a_shot(self) -> bool:
+        """Whether what it makes is another shot than what it keeps, so that neither colour nor motion goes on."""
+        return self.switch is not None and self.switch == self.keeps
 
     @property
     def begins(self) -> int:
@@ -50,11 +61,13 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
     backward = segments is not None and segments.backward
     source = whole_source(request)
     size, known = geometry.frames, 0 if source is None else source.frames
+    cut = switch_of(request)
     windows: list[Window] = []
     while known < request.frames:  # counted from the end where windows are made backward
         keeps = overlap if known else 0
         begin, made = known - keeps, min(size, request.frames - known + keeps)
         pace = len(windows) * ((size - overlap) // geometry.temporal_compression)
+        local = None if cut is None else cut - begin  # backward windows have no switch
         windows.append(
             Window(
                 index=len(windows),
@@ -62,8 +75,9 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
                 size=size,
                 keeps=keeps,
                 shown=(size - made, size - keeps) if backward else (keeps, made),
-                time=-pace if backward else pace,
+                time=-pace if backward else pace + (local is not None and local <= 0),
                 backward=backward,
+                switch=local if local is not None and 0 < local < size else None,
             )
         )
         known = begin + made
@@ -84,6 +98,14 @@ def whole_source(request: ClipRequest) -> Source | None:
         if at_seam and source.frames >= segments.overlap:
             return source
     return None
+
+
+def switch_of(request: ClipRequest) -> int | None:
+    """The clip's frame with which another shot begins, as its segments ask; None where none is asked for."""
+    source, segments = whole_source(request), request.segments
+    if source is None or segments is None or segments.transition == "none":
+        return None
+    return source.frames
 
 
 def in_window(request: ClipRequest, window: Window) -> ClipRequest:
@@ -113,5 +135,37 @@ def check_segments(request: ClipRequest, geometry: ClipGeometry) -> None:
             raise RequestError(f"{flag} {frames} is not {step}n + 1 frames, as the codec wants; nearest: {nearest}")
     if segments.backward and segments.overlap <= step:
         raise RequestError(f"--overlap {segments.overlap} holds no whole group of {step}; use {step + 1} or more")
+    if segments.transition != "none" and whole_source(request) is None:
+        raise RequestError(f"--transition {segments.transition} needs a clip that it leads away from; give one")
     if not plan(request, geometry):
         raise RequestError(f"--frames {request.frames}: the source gives all of them; ask for more --seconds")
+
+
+def choose_segments(
+    given: str,
+    frames: int,
+    added: int,
+    folder: ModelFolder,
+    overlap: int | None = None,
+    window: int | None = None,
+    backward: bool = False,
+) -> Segments:
+    """Windows that make `added` frames beside the `frames` of what is given, in as few rounds as the model's own length
+    allows, all of one length; an overlap or a window that is asked for stays.
+
+    RequestError for something given that is shorter than what a round keeps.
+    """
+    step = folder.temporal_compression
+    longest = window or max(folder.defaults.frames, 2 * step + 1)
+    if overlap is None:
+        most = min(KEPT_GROUPS, (longest - 1) // step // 2, (frames - 1) // step)
+        overlap = max(most, 1 if backward else 0) * step + 1
+    if overlap > frames:
+        raise RequestError(
+            f"--overlap {overlap}: {given} gives {frames} frames, fewer than a round keeps; "
+            f"use {(frames - 1) // step * step + 1} or fewer"
+        )
+    if window is None and overlap < longest and overlap % step == 1:
+        rounds = ceil(added / (longest - overlap))
+        window = overlap + -(-ceil(added / rounds) // step) * step
+    return Segments(window or longest, overlap, backward)

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from sky4.conditioning import (
     AudioReferences,
+    ShotSwitch,
     VideoCondition,
     VideoReferences,
     assemble_audio,
@@ -36,7 +37,8 @@ class Conditions:
     """What stays the same over the steps.
 
     video_noise [1, C, T, h, w]: kept cells run from it straight to I. held: the modality that is given whole, at t = 1.
-    start: where the window lies on the running time axis of a clip that is made in several, in latent frames.
+    start: where the window lies on the running time axis of a clip that is made in several, in latent frames. switch:
+    where another shot begins in it.
     film [1, C, T, h, w]: of the references, the one that a guided model starts from.
     keyframes: what is made beside the sequence; the state then is both, packed (conditioning/keyframes.py).
     """
@@ -50,6 +52,7 @@ class Conditions:
     patch: int
     held: Modality | None = None
     start: float = 0.0
+    switch: ShotSwitch | None = None
     film: Tensor | None = None
     keyframes: KeyframePlan | None = None
 
@@ -84,6 +87,7 @@ def _video_input(noisy: Tensor | None, t: float, given: Conditions, copies: int)
         patch=given.patch,
         start=given.start,
         keyframes=keyframes,
+        switch=given.switch,
     )
 
 
@@ -93,7 +97,8 @@ def _audio_input(noisy: Tensor | None, t: float, given: Conditions) -> TowerInpu
     assert given.rope_scale is not None
     heard = given.audio_references
     timestep = torch.full((len(noisy),), t, device=noisy.device)
-    return assemble_audio(noisy, heard and heard.repeat(len(noisy)), timestep, given.rope_scale, start=given.start)
+    shown = heard and heard.repeat(len(noisy))
+    return assemble_audio(noisy, shown, timestep, given.rope_scale, start=given.start, switch=given.switch)
 
 
 def _seen(

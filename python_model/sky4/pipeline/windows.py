@@ -112,11 +112,16 @@ def continued_on(
 ) -> tuple[MadeWindow, Frames | None]:
     """The window in the colours of the frames [F, H, W, 3] that it keeps, and the `overlap` frames the next one keeps.
 
-    Nothing is decoded where neither is wanted. Both ends of the window are held, never all of it.
+    What begins another shot has colours of its own. Nothing is decoded where neither is wanted. Both ends of the window
+    are held, never all of it.
     """
     if kept is None and overlap == 0:
         return made, None
     window, keeps = made.window, 0 if kept is None else len(kept)
+    if window.begins_a_shot:
+        kept, keeps = None, 0
+        if overlap == 0:
+            return made, None
     heads, tails = (overlap, keeps) if window.backward else (keeps, overlap)
     head: list[Frames] = []
     tail: deque[Frames] = deque(maxlen=tails)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sky4.conditioning import ShotSwitch
 from sky4.conditioning.references import AudioReferences, VideoReferences
 from sky4.diffusion.flow import sample_t
 from sky4.diffusion.noise import batch_noise
@@ -27,6 +28,7 @@ from sky4.train.keyed import generator, permuted
 from sky4.train.keyframe_batches import HighFrames, high_frames
 from sky4.train.latent_cache import LatentPool, Pool
 from sky4.train.settings import CaptionSettings, JointSettings
+from sky4.train.story_batches import story_content, story_prompt
 from sky4.train.tasks import Task, TaskMix, keep_mask, window
 from sky4.world.captions import caption
 from sky4.world.lexicon import VOCABULARY
@@ -45,6 +47,7 @@ class Position:
     images: int = 0
     families: int = 0
     pairs: int = 0
+    stories: int = 0
 
     def after(self, task: Task) -> Position:
         taken = {task.pool: getattr(self, task.pool) + task.batch}
@@ -73,6 +76,7 @@ class LatentBatch:
     audio_time: Tensor
     audio_references: AudioReferences | None
     high: HighFrames | None = None
+    switch: ShotSwitch | None = None  # where another shot begins
 
     def part(self, rows: slice) -> LatentBatch:
         """Some of the samples: gradient accumulation works a batch off in parts."""
@@ -108,14 +112,19 @@ class BatchSource:
         folder, data = Path(settings.data.cache), settings.data
         active = [name for name, task in settings.tasks.items() if task.weight > 0]
         wanted = {name: Task(name, 1, 1).pool for name in active}
-        limits: dict[Pool, int] = {"clips": data.clips, "images": data.images, "families": data.families}
-        limits["pairs"] = data.pairs
+        limits: dict[Pool, int] = {
+            "clips": data.clips,
+            "images": data.images,
+            "families": data.families,
+            "stories": data.stories,
+            "pairs": data.pairs,
+        }
         self._pools = {pool: LatentPool(folder, pool, n) for pool, n in limits.items() if pool in wanted.values()}
         manifests = [pool.manifest for pool in self._pools.values()]
         if not all(manifest.fits(manifests[0]) for manifest in manifests):
             raise Sky4Failure(f"what lies in {folder} was made by different codecs or for other clips; keep one kind")
         clip = settings.clip
-        lengths = {"families": data.family_frames, "pairs": data.pair_frames}
+        lengths = {"families": data.family_frames, "stories": data.family_frames, "pairs": data.pair_frames}
         for pool, there in self._pools.items():
             frames, made = lengths.get(pool, clip.frames), there.manifest
             if (made.width, made.height, made.frames, Fraction(made.fps)) != (
@@ -150,7 +159,10 @@ class BatchSource:
         start = getattr(position, task.pool)
         items = permuted(np.arange(start, start + task.batch), pool.count, seed, pool.pool)
         geometry = window(self.clip, task.frames)
-        if task.pool == "families":
+        switch = None
+        if task.pool == "stories":
+            content, switch = story_content(pool, items, task, geometry)
+        elif task.pool == "families":
             content = family_content(pool, items, task, geometry, seed, position.batch, numbers)
         else:
             content = self._plain(pool, items, task, geometry, numbers)
@@ -161,7 +173,7 @@ class BatchSource:
             task=task,
             numbers=numbers,
             geometry=geometry,
-            prompts=tuple(_prompts(settings, task, position, pool, items)),
+            prompts=tuple(_prompts(settings, task, position, pool, items, geometry)),
             video=video,
             video_noise=None if video is None else batch_noise(video.shape[1:], seed, "train video", numbers),
             video_time=times[0],
@@ -173,6 +185,7 @@ class BatchSource:
             audio_time=times[1],
             audio_references=None if dropped or content.heard is None else AudioReferences(content.heard),
             high=high_frames(pool, items, task, seed, position.batch, numbers) if task.keyframes else None,
+            switch=switch,
         )
 
     def _plain(
@@ -230,7 +243,12 @@ def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Ten
 
 
 def _prompts(
-    settings: JointSettings, task: Task, position: Position, pool: LatentPool, items: npt.NDArray[np.int64]
+    settings: JointSettings,
+    task: Task,
+    position: Position,
+    pool: LatentPool,
+    items: npt.NDArray[np.int64],
+    geometry: ClipGeometry,
 ) -> Iterator[str]:
     """A fresh caption of every sample's scene, or an instruction of its family's row; a share is empty.
 
@@ -242,6 +260,8 @@ def _prompts(
         random = generator(settings.seed, "caption", number)
         if random.random() < settings.captions.drop:
             yield ""
+        elif task.pool == "stories":
+            yield story_prompt(pool, index, task, geometry, language, random)  # type: ignore[arg-type]
         elif task.pool == "families":
             yield family_prompt(pool, index, task, language, random, settings.seed, position.batch)  # type: ignore[arg-type]
         else:

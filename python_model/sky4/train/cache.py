@@ -28,6 +28,7 @@ from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
 from sky4.train.pairs import PairShape, encode_pairs
 from sky4.train.settings import JointSettings
+from sky4.train.story_batches import encode_stories
 from sky4.world.families import SOUNDS, STILLS, VIDEOS, Family, sample_family
 from sky4.world.judge import edit_mask
 from sky4.world.render import render_video
@@ -72,6 +73,7 @@ def fill_cache(
         ("clips", data.clips, data.shard),
         ("families", data.families, data.family_shard),
         ("pairs", data.pairs, data.pair_shard),
+        ("stories", data.stories, data.shard),
     )
     for pool, wanted, size in pools:
         for shard in range(part[0], -(-wanted // size), part[1]):
@@ -105,6 +107,8 @@ def _encoded(
         arrays = encode_pairs(manifest.scene_seed, indices, shape, manifest.level, codecs[0], device)
         return manifest, arrays
     manifest = replace(manifest, frames=data.family_frames, level=data.family_level)
+    if pool == "stories":
+        return manifest, encode_stories(indices, manifest, manifest.geometry(patch), codecs, device)
     return manifest, encode_families(indices, manifest, manifest.geometry(patch), codecs, device)
 
 

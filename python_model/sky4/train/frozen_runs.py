@@ -1,4 +1,4 @@
-"""`sky4 train video-codec | audio-codec | text-encoder | refiner CONFIG`: from a YAML file to an exported network."""
+"""`sky4 train video-codec CONFIG` and its like: from a YAML file to a trained, exported network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from sky4.config import config_from_dict
 from sky4.train.frozen import FitConfig, Problem, fit, start_from
 from sky4.train.settings import read_mapping
 
-Network = Literal["video-codec", "audio-codec", "text-encoder", "refiner"]
+Network = Literal["video-codec", "audio-codec", "text-encoder", "refiner", "shot-detector"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ def _problem(
             config_from_dict(refiner.RefinerConfig, settings.network, "config.network"), settings.device, say
         )
         return refines, lambda folder: refiner.export(refines, folder)
+    if network == "shot-detector":
+        from sky4.train import shot_detector as shots
+
+        watching = shots.ShotDetectorProblem(
+            config_from_dict(shots.ShotDetectorConfig, settings.network, "config.network"), settings.device
+        )
+        return watching, lambda folder: shots.export(watching, folder)
     from sky4.train import text_encoder as text
 
     read = text.TextEncoderProblem(

@@ -95,7 +95,13 @@ def video_input(
     noisy = noised(condition.differing(batch.video), batch.video_noise, batch.video_time)
     high = None if batch.high is None else batch.high.given(batch.video_time, batch.keep_mask, black)
     return assemble_video(
-        noisy, condition, batch.video_references, batch.video_time, patch=config.patch, keyframes=high
+        noisy,
+        condition,
+        batch.video_references,
+        batch.video_time,
+        patch=config.patch,
+        keyframes=high,
+        switch=batch.switch,
     )
 
 
@@ -105,7 +111,7 @@ def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | N
     assert batch.audio_noise is not None
     noisy = noised(batch.audio, batch.audio_noise, batch.audio_time)
     scale = batch.geometry.audio_rope_scale_for(config.audio_clock)
-    return assemble_audio(noisy, batch.audio_references, batch.audio_time, scale)
+    return assemble_audio(noisy, batch.audio_references, batch.audio_time, scale, switch=batch.switch)
 
 
 def mean_square(made: Tensor, target: Tensor, keep_mask: Tensor | None) -> tuple[Tensor, Tensor]:

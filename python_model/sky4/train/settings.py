@@ -53,6 +53,7 @@ class DataSettings:
     pair_frames: int = 17
     pair_scale: int = 2
     pair_shard: int = 32
+    stories: int = 0  # of two shots, as long as the families' takes
 
 
 @dataclass(frozen=True)

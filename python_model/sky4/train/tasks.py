@@ -37,11 +37,15 @@ KINDS: dict[str, str] = {
     "take_extend": "the first k of a take that goes on are kept",
     "take_backward": "the last k of a take that goes on are kept",
     "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
+    "story": "two shots from one caption",
+    "transition": "the first of two shots is kept, the second is made a gap behind it in time",
     **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
 }
 ONWARD_KINDS = ("take_extend", "take_backward")
 FAMILY_KINDS = ("take", *ONWARD_KINDS, "same", *ROWS)
 KEEPING_KINDS = ("extend", "backward", *ONWARD_KINDS)
+STORY_KINDS = ("story", "transition")
+SHORT_KINDS = (*FAMILY_KINDS, *STORY_KINDS)  # whose clips are as long as families' takes
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Task:
     @property
     def pool(self) -> Pool:
         """Where its samples come from."""
+        if self.kind in STORY_KINDS:
+            return "stories"
         if self.kind in FAMILY_KINDS:
             return "families"
         own: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs"}
@@ -103,12 +109,14 @@ class TaskMix:
         pair_frames: int = 1,
         keyframe_cells: int = 4,
     ) -> None:
-        """family_frames, pair_frames: latent frames of the families' takes and of pairs; keyframe_cells: cells of a
-        keyframe for each of a frame's."""
+        """family_frames, pair_frames: latent frames of the families' takes and of the stories, and of pairs;
+        keyframe_cells: cells of a keyframe for each of a frame's."""
 
         def longest_of(name: str) -> int:
             pool = Task(name, 1, 1).pool
-            return {"families": family_frames, "pairs": pair_frames}.get(pool, clip.latent_frames)
+            return {"families": family_frames, "stories": family_frames, "pairs": pair_frames}.get(
+                pool, clip.latent_frames
+            )
 
         for name, task in tasks.items():
             if name not in KINDS:
@@ -116,6 +124,10 @@ class TaskMix:
             if task.weight < 0:
                 raise ValueError(f"tasks.{name}.weight must not be negative, got {task.weight}")
             longest = longest_of(name)
+            if name in STORY_KINDS and any(frames != longest for frames in task.frames):
+                raise ValueError(
+                    f"tasks.{name}.frames must be {longest}, all that the stories have, got {list(task.frames)}"
+                )
             if any(not 1 <= frames <= longest for frames in task.frames):
                 raise ValueError(
                     f"tasks.{name}.frames must lie between 1 and the {longest} latent frames that there are, "
@@ -170,7 +182,7 @@ def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float
     if name == "keyframes":
         counts = tuple(count for count in task.keyframes if count <= frames) or (1,)
         return [(replace(form, keyframes=count), share / len(counts)) for form, share in forms for count in counts]
-    if name not in FAMILY_KINDS:
+    if name not in SHORT_KINDS:
         return forms
     silent = name in ROWS and ROWS[name].sound is None
     sounding = 0.0 if silent else task.sound

@@ -112,6 +112,8 @@ def paint_talker(picture: Tensor, talker: Talker, time: Tensor, x: Tensor, y: Te
         )
         picture = draw(picture, ink, hat)
     bend = v - 0.5 - talker.expression.curve * 0.14 * (0.5 - (u / 0.36).square())
+    if talker.expression.speech is not None:
+        u = u / talker.expression.width(time)[:, None, None]
     return draw(picture, ink, _ellipse(u, bend, 0.36, 0.05 + 0.2 * open_))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from sky4.world.families import Family, TaskRow
 from sky4.world.lexicon import VOCABULARY, Language
 from sky4.world.scene import Scene
+from sky4.world.speech import DIGITS_ZH
 from sky4.world.take import Overlay, Take
 from sky4.world.vocabulary import BACKGROUNDS
 
@@ -262,7 +263,11 @@ def take_caption(take: Take, language: Language, random: np.random.Generator, *,
     if take.talker is not None:
         colour = VOCABULARY[language]["colour"][take.talker.colour][0]
         mood = ("微笑" if zh else "smiling") if take.talker.expression.curve > 0 else ("皱眉" if zh else "frowning")
-        parts.append(f"一张{mood}的{colour}脸在说话" if zh else f"a {mood} {colour} face talks")
+        parts.append(
+            f"一张{mood}的{colour}脸{_said(take, language)}"
+            if zh
+            else f"a {mood} {colour} face {_said(take, language)}"
+        )
     if parts != [words.behind(take.backdrop)]:
         parts.append(
             words.behind(take.backdrop) if zh else f"{random.choice(('on', 'before'))} {words.behind(take.backdrop)}"
@@ -282,6 +287,16 @@ def take_caption(take: Take, language: Language, random: np.random.Generator, *,
     if silent or loud is None:
         return text
     return f"{text}{'' if zh else ' '}{words.heard(loud)}"
+
+
+def _said(take: Take, language: Language) -> str:
+    """What a face does, with the words that it says."""
+    speech = None if take.talker is None else take.talker.expression.speech
+    if speech is None:
+        return "在说话" if language == "zh" else "talks"
+    if language == "zh":
+        return f"说<dialogue>{''.join(DIGITS_ZH[word] for word in speech.words)}</dialogue>"
+    return f"says <dialogue>{' '.join(speech.words)}</dialogue>"
 
 
 def _subjects(take: Take, words: _Words) -> str:

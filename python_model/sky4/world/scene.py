@@ -4,7 +4,9 @@ Coordinates are the unit square, x to the right and y down; times are seconds. T
 frame rate, size and sample rate, and every event has one true time.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,6 +108,11 @@ class Scene:
         if self.motion == "zigzag":  # its events are at the corners below
             return x, self.y0 + ZIGZAG * (4 * (phase - 0.5).abs() - 1)
         return x, self.y0 + self.vy * time
+
+    def set_back(self, seconds: float) -> Scene:
+        """The same way begun so much earlier: where it was at t = 0, it is at t = seconds; its rhythm stays."""
+        moved = replace(self, x0=self.x0 - self.vx * seconds)
+        return moved if self.motion == "bounce" else replace(moved, y0=self.y0 - self.vy * seconds)
 
     def events(self, start: float, seconds: float) -> list[Event]:
         """The events with start <= time < start + seconds, in order."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sky4.world.scene import Scene
+from sky4.world.scene import Event, Scene
+from sky4.world.stories import Story
+from sky4.world.take import Take
 from sky4.world.vocabulary import MATERIALS
 
 PEAK = 0.35  # amplitude of the loudest partial
@@ -38,17 +40,51 @@ def render_audio(
     Events before `start` still ring on.
     """
     starts = [start] * len(scenes) if isinstance(start, (int, float)) else list(start)
-    waves = torch.zeros(len(scenes), 2, samples)
+    seconds, waves = samples / sample_rate, torch.zeros(len(scenes), 2, samples)
     for scene, begin, out in zip(scenes, starts, waves, strict=True):
-        tail = TAIL * max(mode.decay for mode in MATERIALS[scene.material])
-        for event in scene.events(begin - tail, samples / sample_rate + tail):
-            at = (event.time - begin) * sample_rate
-            first = math.ceil(at)
-            length = min(int(tail * sample_rate), samples - first)
-            skip = max(0, -first)
-            if length <= skip:
-                continue
-            wave = strike(scene.material, sample_rate, at / sample_rate - first / sample_rate, length)[skip:]
-            gains = torch.tensor(pan_gains(event.x))[:, None] * event.gain
-            out[:, first + skip : first + length] += gains * wave
+        tail = tail_of(scene.material)
+        hits = [(scene.material, event) for event in scene.events(begin - tail, seconds + tail)]
+        _strike_all(hits, out, sample_rate, begin)
     return waves
+
+
+def render_story_audio(
+    stories: Sequence[Story], samples: int, sample_rate: int = 44100, start: Sequence[float] | float = 0.0
+) -> Tensor:
+    """Stereo waves [B, 2, samples] of stories: of each shot what happens in it, and what still rings behind its end."""
+    starts = [start] * len(stories) if isinstance(start, (int, float)) else list(start)
+    waves = torch.zeros(len(stories), 2, samples)
+    for story, begin, out in zip(stories, starts, waves, strict=True):
+        _strike_all(story.hits(begin + samples / sample_rate), out, sample_rate, begin)
+    return waves
+
+
+def render_speech_audio(takes: Sequence[Take], samples: int, sample_rate: int = 44100) -> Tensor:
+    """Stereo waves [B, 2, samples] of what the takes' talkers say, from where they are; silence of those who do not."""
+    waves = torch.zeros(len(takes), 2, samples)
+    for take, out in zip(takes, waves, strict=True):
+        talker = take.talker
+        if talker is not None and talker.expression.speech is not None:
+            gains = torch.tensor(pan_gains(take.framing.seen_x(talker.x)))[:, None]
+            out.copy_(gains * talker.expression.speech.wave(samples, sample_rate))
+    return waves
+
+
+def tail_of(material: str) -> float:
+    """Seconds after which a hit is silent."""
+    return TAIL * max(mode.decay for mode in MATERIALS[material])
+
+
+def _strike_all(hits: Sequence[tuple[str, Event]], out: Tensor, sample_rate: int, begin: float) -> None:
+    """Adds hits (material, event) to a wave [2, samples] that begins at the time `begin`."""
+    samples = out.shape[1]
+    for material, event in hits:
+        at = (event.time - begin) * sample_rate
+        first = math.ceil(at)
+        length = min(int(tail_of(material) * sample_rate), samples - first)
+        skip = max(0, -first)
+        if length <= skip:
+            continue
+        wave = strike(material, sample_rate, at / sample_rate - first / sample_rate, length)[skip:]
+        gains = torch.tensor(pan_gains(event.x))[:, None] * event.gain
+        out[:, first + skip : first + length] += gains * wave

@@ -14,10 +14,38 @@ import torch
 from torch import Tensor
 
 from sky4.world.scene import Event, Scene
+from sky4.world.speech import Speech
 
 PAN_SPEED = 0.1  # unit widths a second
 ZOOM_SPEED = 0.16  # natural logarithm of the magnification, a second
 EFFECT_SECONDS = 2.0  # in which an effect runs from nothing to all
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What of the scene a shot shows: a square about (x, y), `width` unit widths wide, seen from one side or the other.
+
+    mirrored: seen from behind. roll: how far the camera leans, in radians.
+    """
+
+    x: float = 0.5
+    y: float = 0.5
+    width: float = 1.0
+    mirrored: bool = False
+    roll: float = 0.0
+
+    def scene(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Scene coordinates of the points (x, y) of the frame. Any shape."""
+        across, along = (x - 0.5) * (-self.width if self.mirrored else self.width), (y - 0.5) * self.width
+        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        return self.x + across * cos - along * sin, self.y + across * sin + along * cos
+
+    def seen_x(self, x: float) -> float:
+        """Where in the frame a thing at x stands, the roll left aside: sets its stereo pan."""
+        return 0.5 + (x - self.x) / (-self.width if self.mirrored else self.width)
+
+
+WHOLE = Framing()
 
 
 @dataclass(frozen=True)
@@ -31,16 +59,23 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Expression:
-    """How a face moves: the mouth opens `rate` times a second, curves, and the brows rise and fall."""
+    """How a face moves: the mouth opens `rate` times a second, or as it speaks, and curves; the brows rise and fall."""
 
     rate: float
     phase: float  # of the mouth, 0 to 1
     curve: float  # of the mouth: 1 smiles, -1 frowns
     brow_rate: float
+    speech: Speech | None = None
 
     def aperture(self, time: Tensor) -> Tensor:
         """How far the mouth is open at `time`, 0 to 1. Any shape."""
+        if self.speech is not None:
+            return self.speech.aperture(time)
         return (torch.sin(2 * math.pi * (self.rate * time + self.phase)) * 0.5 + 0.5).square()
+
+    def width(self, time: Tensor) -> Tensor:
+        """How wide the mouth is at `time`, 1 at rest. Any shape."""
+        return torch.ones_like(time) if self.speech is None else self.speech.width(time)
 
     def brows(self, time: Tensor) -> Tensor:
         """How far the brows are raised at `time`, -1 to 1. Any shape."""
@@ -73,6 +108,7 @@ class Take:
     effect: str = "none"
     talker: Talker | None = None
     ground: bool = False  # drawn on a plain backdrop even where nothing bounces
+    framing: Framing = WHOLE
 
     @classmethod
     def of(cls, scene: Scene) -> Take:
@@ -91,13 +127,15 @@ class Take:
         return replace(self, things=tuple(things))
 
     def viewed(self, time: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Scene coordinates of the points (x, y) of the frame at `time`: the camera's way, undone."""
+        """Scene coordinates of the points (x, y) of the frame at `time`: the framing and the camera's way, undone."""
+        if self.framing != WHOLE:
+            x, y = self.framing.scene(x, y)
         across = {"pan right": PAN_SPEED, "pan left": -PAN_SPEED}.get(self.camera, 0.0) * time
         along = {"tilt down": PAN_SPEED, "tilt up": -PAN_SPEED}.get(self.camera, 0.0) * time
         scale = torch.exp({"zoom in": -ZOOM_SPEED, "zoom out": ZOOM_SPEED}.get(self.camera, 0.0) * time)
         return 0.5 + (x - 0.5) * scale + across, 0.5 + (y - 0.5) * scale + along
 
     def events(self, start: float, seconds: float) -> list[Event]:
-        """Of all things, in order of time."""
+        """Of all things, in order of time, at their places in the scene."""
         events = [event for thing in self.things for event in thing.events(start, seconds)]
         return sorted(events, key=lambda event: event.time)
