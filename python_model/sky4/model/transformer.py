@@ -120,8 +120,8 @@ class InputSkip(nn.Module):
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """[B, N, out_channels] of tokens [B, N, in_channels] and the activated timestep embedding [B, 1, D]."""
         gates = self.gate(condition)
-        skipped = gates * tokens[..., : gates.shape[-1]]
-        return skipped.unflatten(-1, (self.parts, -1)).sum(-2)
+        skipped: Tensor = (gates * tokens[..., : gates.shape[-1]]).unflatten(-1, (self.parts, -1)).sum(-2)
+        return skipped
 
 
 class JointTransformer(nn.Module):
