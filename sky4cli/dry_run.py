@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sky4.planning.plan import Plan
     from sky4.planning.sketch import ModelSketch
     from sky4cli.console import Reporter
-    from sky4cli.make import Engine
+    from sky4cli.planned import Engine
 
 GIB = 2**30
 KINDS = ("float32", "bfloat16")  # that --memory may choose between where --dtype is left to it

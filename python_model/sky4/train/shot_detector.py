@@ -243,7 +243,7 @@ def fit_proof(network: ShotNetwork, films: Iterable[tuple[Thumbnails, Sequence[T
         fitted.zero_grad()
         loss = functional.binary_cross_entropy_with_logits(network.proven(x, y), z)
         loss = loss + 1e-3 * network.proof.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     fitted.step(closure)

@@ -26,6 +26,7 @@ BLURS = (0.0, 0.1, 0.2, 0.3)  # radii; small things in soft clips lose up to a t
 PATCH_EXTENT = 2.0  # its half width in equivalent radii (a star reaches 1.7)
 TRAVEL_SPEED = 0.045  # unit widths a second; things of the world travel at 0.1 to 0.12 or not at all
 BOUNCE_DEVIATION = 0.04  # spread of y about its line; a bounce of the world has 0.125
+LEAST_RADIUS = 1e-4  # unit widths: of a foreign picture the thing that is found is gone most of the time
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def measure_video(frames: NDArray[np.uint8], fps: Fraction | float, level: int =
     track = blobs.centre / size - radius[:, None] * offset
     seen = np.isfinite(radius)
     base = float(np.quantile(radius[seen & blobs.whole] if (seen & blobs.whole).any() else radius[seen], 0.3))
+    base = max(base, LEAST_RADIUS)
     motion, direction = _motion(track, float(fps))
     finder = bounce_times if motion == "bounce" else pulse_times
     signal = track[:, 1] if motion == "bounce" else radius / base
