@@ -186,8 +186,9 @@ def test_a_guided_model_makes_the_difference_from_the_film(
         return model_velocity(model, conditions)
 
     monkeypatch.setattr("sky4.pipeline.generate.model_velocity", spy)
-    config = replace(components.transformer.config, guide=guides)
-    monkeypatch.setattr(components.transformer, "config", config)
+    manifest = components.folder.manifest
+    manifest = replace(manifest, transformer=replace(manifest.transformer, guide=guides))
+    monkeypatch.setattr(components, "folder", replace(components.folder, manifest=manifest))
     request = replace(PLAIN, prompt="@video_1 in rain", references=(film(tmp_path / "v.mkv", 9, (32, 32)),))
     made = generate_clip(request, components).latents[0]
     [one] = given

@@ -9,7 +9,9 @@ from sky4.config import config_from_dict
 from sky4.geometry import ClipGeometry
 from sky4.train.audio_codec import AudioCodecConfig
 from sky4.train.frozen_runs import read_frozen_settings
+from sky4.train.refiner import RefinerConfig
 from sky4.train.settings import BatchSettings, read_settings
+from sky4.train.shot_detector import ShotDetectorConfig
 from sky4.train.tasks import TaskMix
 from sky4.train.text_encoder import TextEncoderConfig
 from sky4.train.video_codec import VideoCodecConfig
@@ -25,7 +27,13 @@ run: {folder: r}
 CONFIGS = Path(str(files("sky4.train").joinpath("configs")))
 SHIPPED = sorted(p.name for p in CONFIGS.iterdir() if "tasks:" in p.read_text(encoding="utf-8").splitlines())
 FROZEN = sorted({p.name for p in CONFIGS.glob("*.yaml")} - set(SHIPPED))
-NETWORKS: dict[str, type] = {"video": VideoCodecConfig, "audio": AudioCodecConfig, "text": TextEncoderConfig}
+NETWORKS: dict[str, type] = {
+    "tiny_video_codec": VideoCodecConfig,
+    "tiny_audio_codec": AudioCodecConfig,
+    "tiny_text_encoder": TextEncoderConfig,
+    "tiny_refiner": RefinerConfig,
+    "shot_detector": ShotDetectorConfig,
+}
 
 
 def write(path: Path, text: str) -> Path:
@@ -74,7 +82,8 @@ def test_shipped_configs_are_whole(name: str) -> None:
     settings = read_settings(CONFIGS / name)
     clip = ClipGeometry(settings.clip.width, settings.clip.height, settings.clip.frames, settings.clip.fps)
     takes = ClipGeometry(settings.clip.width, settings.clip.height, settings.data.family_frames, settings.clip.fps)
-    mix = TaskMix(settings.tasks, BatchSettings(), clip, takes.latent_frames)
+    pairs = ClipGeometry(settings.clip.width, settings.clip.height, settings.data.pair_frames, settings.clip.fps)
+    mix = TaskMix(settings.tasks, BatchSettings(), clip, takes.latent_frames, pairs.latent_frames)
     assert {task.kind for task in mix.tasks} == {name for name, task in settings.tasks.items() if task.weight > 0}
     pools = {task.pool: getattr(settings.data, task.pool) for task in mix.tasks}
     assert all(count > 0 for count in pools.values()), pools  # the cache is made of what the tasks draw from
@@ -90,4 +99,5 @@ def test_the_stage_of_tasks_trains_every_row_of_the_table() -> None:
 def test_shipped_configs_of_the_frozen_networks_are_whole(name: str) -> None:
     settings = read_frozen_settings(CONFIGS / name)
     assert settings.fit.samples > 1000
-    assert config_from_dict(NETWORKS[name.split("_")[1]], settings.network, "config.network")
+    [config] = {NETWORKS[network] for network in NETWORKS if name.startswith(network)}
+    assert config_from_dict(config, settings.network, "config.network")

@@ -17,7 +17,7 @@ from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.checkpoints import PARTS, Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from sky4.train.settings import JointSettings
 from sky4.train.trainer import Limits, Outcome, TrainingState, TrainingStep, choose_device, interrupts, train
-from tests.train.nano import CHANNELS, encode, make_model
+from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
 
 Make = Callable[..., JointSettings]
 BLACK = torch.zeros(1, CHANNELS, 4, 4, 4)
@@ -202,7 +202,8 @@ def test_the_averaged_model_is_put_back(make_settings: Make) -> None:
 
 def test_the_log_has_losses_by_modality_and_timestep(make_settings: Make, tmp_path: Path) -> None:
     lines: list[str] = []
-    settings = make_settings(run__log_seconds=0.0)
+    tasks = {kind: ALL_TASKS[kind] for kind in ("t2i", "t2av")}
+    settings = make_settings(run__log_seconds=0.0, tasks=tasks)
     train(settings, make_model(settings), BatchSource(settings), encode, BLACK, say=lines.append)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(rows) == len(lines) > 5
