@@ -13,7 +13,7 @@ from sky4cli.settings import files, settings_in_force
 
 EXAMPLES = (
     "sky4 config",
-    "SKY4_STEPS=8 sky4 config --json",
+    "sky4 config --json",
 )
 
 

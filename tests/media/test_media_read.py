@@ -21,6 +21,7 @@ from sky4.media import (
     read_image,
     read_recipe,
     read_video,
+    write_clip,
 )
 from tests.clips import Clips
 
@@ -281,3 +282,12 @@ def test_a_file_whose_codec_is_not_known_is_refused(clips: Clips, tmp_path: Path
     (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"xxxx"))
     with pytest.raises(RequestError, match="'.*a.mp4' is broken, or its video is of a codec"):
         probe_video(tmp_path / "a.mp4")
+
+
+def test_metadata_of_any_bytes_does_not_keep_a_film_from_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mp4"
+    write_clip(path, [np.zeros((3, 32, 32, 3), np.uint8)], None, fps=Fraction(16), recipe={"title": "plain"})
+    path.write_bytes(path.read_bytes().replace(b"plain", b"pl\xff\xfen"))
+    with pytest.raises(UnicodeDecodeError), av.open(str(path)):
+        pass  # libav's own reader gives up on it
+    assert len(read_video(path)) == 3

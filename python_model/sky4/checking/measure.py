@@ -23,7 +23,7 @@ from sky4.checking.picture import SIDE, PictureMeter
 from sky4.checking.sound import listen
 from sky4.errors import RequestError
 from sky4.media import own_rate, read_audio, read_image, read_recipe, shown_frames
-from sky4.media.opening import OPTIONS, PATIENCE, located
+from sky4.media.opening import open_media
 from sky4.media.video import is_uneven
 from sky4.media.write import SOUND_NAME
 
@@ -60,7 +60,7 @@ def _measured(facts: Facts) -> Facts:
         sound_path = path / SOUND_NAME
         heard = listen(sound_path) if sound_path.is_file() else None
     else:
-        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+        with open_media(path) as container:
             shows, sounds = bool(container.streams.video), bool(container.streams.audio)
         if not shows and not sounds:
             raise RequestError(f"'{path}' holds neither picture nor sound")

@@ -20,7 +20,7 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sky4.checking.facts import SoundFacts
-from sky4.media.opening import OPTIONS, PATIENCE, decodable, located
+from sky4.media.opening import decodable, open_media
 
 SILENT = 1e-6  # mean square below which nothing is heard (-60 dBFS)
 FULL = 0.999  # of full scale: a sample that may have been cut off
@@ -29,7 +29,7 @@ QUIETEST = -70.0  # LUFS: the absolute gate of EBU R128, below which there is no
 
 def listen(path: Path) -> SoundFacts | None:
     """Facts of the file's first sound; None where it has none. Raises av.error.FFmpegError where it breaks off."""
-    with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+    with open_media(path) as container:
         if not container.streams.audio:
             return None
         stream = decodable(container.streams.audio[0], path)

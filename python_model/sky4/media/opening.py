@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+import av
+from av.container.input import InputContainer
 from av.stream import Stream
 
 from sky4.errors import RequestError
@@ -26,3 +28,11 @@ def decodable(stream: StreamT, path: Path | str) -> StreamT:
     if stream.codec_context is None:
         raise RequestError(f"'{path}' is broken, or its {stream.type} is of a codec that is not known here")
     return stream
+
+
+def open_media(path: Path) -> InputContainer:
+    """A file of the user's, open for reading: no network, no endless wait, and metadata of any bytes.
+
+    Raises FFmpegError, OSError.
+    """
+    return av.open(located(path), options=OPTIONS, timeout=PATIENCE, metadata_errors="replace")

@@ -24,7 +24,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from sky4.errors import RequestError
-from sky4.media.opening import OPTIONS, PATIENCE, decodable, located
+from sky4.media.opening import decodable, open_media
 
 GAP = Fraction(1, 50)  # seconds by which a packet's time must leave the axis to be a gap and no rounding
 
@@ -80,7 +80,7 @@ def opened_sound(path: Path) -> Iterator[tuple[InputContainer, AudioStream]]:
     if not path.is_file():
         raise RequestError(f"'{path}' does not exist or is no file; give a video with sound")
     try:
-        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
             yield container, decodable(container.streams.audio[0], path)

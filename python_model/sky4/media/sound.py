@@ -15,7 +15,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from sky4.errors import RequestError
-from sky4.media.opening import OPTIONS, PATIENCE, decodable, located
+from sky4.media.opening import decodable, open_media
 
 MAX_SECONDS = 600  # ten minutes of stereo float32 are 212 MB
 
@@ -23,7 +23,7 @@ MAX_SECONDS = 600  # ten minutes of stereo float32 are 212 MB
 def probe_audio(path: Path) -> float:
     """Seconds of sound in the file, whose start is decoded as a proof. RequestError where missing or without sound."""
     start = read_audio(path, seconds=0.1)
-    with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+    with open_media(path) as container:
         stream = container.streams.audio[0]
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
@@ -43,7 +43,7 @@ def read_audio(path: Path, seconds: float | None = None, sample_rate: int = 4410
     limit = MAX_SECONDS * sample_rate
     wanted = limit + 1 if seconds is None else min(round(seconds * sample_rate), limit)
     try:
-        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+        with open_media(path) as container:
             wave = _decode(container, wanted, sample_rate)
     except (av.error.FFmpegError, OSError) as error:
         raise RequestError(f"'{path}' cannot be decoded as sound; give a WAV, MP3, FLAC, MP4 or similar") from error
@@ -90,7 +90,7 @@ def sound_power(path: Path, hertz: int = 100) -> NDArray[np.float64]:
     rate = 480 * hertz
     powers, rest = [np.zeros(0)], np.zeros(0)
     try:
-        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
             resampler = to_stereo(decodable(container.streams.audio[0], path), rate)

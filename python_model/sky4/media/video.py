@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sky4.errors import RequestError
 from sky4.media.fit import display_size, fit_picture
-from sky4.media.opening import OPTIONS, PATIENCE, decodable, located
+from sky4.media.opening import decodable, open_media
 
 MAX_PIXELS = 8192 * 4352  # 8K and a little: what a frame may have before it is decoded
 MAX_FRAMES = 10_000  # of a whole file held in memory at the wanted size; streaming has no limit
@@ -125,7 +125,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise RequestError(f"'{path}' does not exist or is no file; give a video file")
     try:
-        with av.open(located(path), options=OPTIONS, timeout=PATIENCE) as container:
+        with open_media(path) as container:
             if not container.streams.video:
                 raise RequestError(f"'{path}' holds no picture; give a file with a video stream")
             stream = decodable(container.streams.video[0], path)
