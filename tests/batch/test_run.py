@@ -314,7 +314,8 @@ def made_elsewhere(batch: Batch, locks: Locks, held: Held) -> None:
     examiner = batch.examiner()
     verdict = examiner.look(next(job for job in batch.jobs() if job.name == "b.png"))
     assert isinstance(verdict, Make)
-    draw(Order(verdict.ready.request, verdict.ready.engine, batch.out / "b.png", verdict.model, verdict.replace))
+    out, ready = batch.out / "b.png", verdict.ready
+    draw(Order(ready.request, ready.engine, out, verdict.model, batch.out / "state", verdict.replace))
     examiner.journal.append(locks, "done", "b.png", verdict.key, output=mark_of(batch.out / "b.png"))
     locks.release(held)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +22,7 @@ from sky4.batch.pool import Pool
 from sky4.batch.work import Order, Outcome
 from sky4.errors import RequestError
 
+STATES = ".sky4-states"  # beside the journal: of jobs that were killed
 POLL_SECONDS = 0.5  # between two looks at jobs that another process is making
 
 Status = Literal["made", "unchanged", "failed", "not begun"]
@@ -91,6 +95,8 @@ class Run:
         self.pool.close()
         for going in self._going.values():
             sweep_partials(going.job.out)
+        with suppress(OSError):  # what was interrupted is kept in it, for the next run
+            (self.journal.path.parent / STATES).rmdir()
 
     def _settled_at_sight(self, job: Job) -> bool:
         """Settle what needs nothing made: so that what is refused is told before any weights are loaded."""
@@ -132,16 +138,22 @@ class Run:
             sweep_partials(job.out)
             self.journal.append(self.locks, "started", job.name, verdict.key, generation=held.generation)
             ready = verdict.ready
-            order = Order(ready.request, ready.engine, job.out, verdict.model, verdict.replace, ready.enhancer)
+            state = self._state_of(job, verdict.key)
+            order = Order(ready.request, ready.engine, job.out, verdict.model, state, verdict.replace, ready.enhancer)
             self._going[job.name] = _Going(job, verdict, held)
             self.pool.submit(job.name, order)
             return True
         if isinstance(verdict, Found):
             self.journal.append(self.locks, "done", job.name, verdict.key, output=mark_of(job.out), found=True)
+            shutil.rmtree(self._state_of(job, verdict.key), ignore_errors=True)
         self.locks.release(held)
         if isinstance(verdict, Refused | Occupied):
             return self._settle(Result(job, "failed", verdict.message))
         return self._settle(Result(job, "unchanged"))
+
+    def _state_of(self, job: Job, key: str) -> Path:
+        """Where this job, as it is now, keeps how far it has come: two jobs may be of one key."""
+        return self.journal.path.parent / STATES / hashlib.sha256(f"{job.name}\n{key}".encode()).hexdigest()[:32]
 
     def _end(self, going: _Going, outcome: Outcome) -> Job | None:
         """Write down what became of a job; returns it where it has to be looked at again."""

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class Order:
     """One clip: of this request, by these weights, at this place. replace: what lies there may go.
 
-    model: the digest of the weights that the batch began with.
+    model: the digest of the weights that the batch began with. state: a folder for how far it has come, its own.
     """
 
     request: ClipRequest
     engine: Engine
     out: Path
     model: str
+    state: Path
     replace: bool = False
     enhancer: Path | None = None
 
@@ -39,7 +40,7 @@ class Order:
         engine = {**asdict(self.engine), "model": str(self.engine.model.absolute())}
         enhancer = None if self.enhancer is None else str(self.enhancer.absolute())
         told = {"out": str(self.out.absolute()), "model": self.model, "replace": self.replace, "enhancer": enhancer}
-        return {"request": self.request.to_dict(), "engine": engine, **told}
+        return {"request": self.request.to_dict(), "engine": engine, "state": str(self.state.absolute()), **told}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Order:
@@ -47,7 +48,8 @@ class Order:
         engine = Engine(**{**told, "model": Path(told["model"]), "economy": Economy(**told["economy"])})
         enhancer = None if values["enhancer"] is None else Path(values["enhancer"])
         request = ClipRequest.from_dict(values["request"])
-        return cls(request, engine, Path(values["out"]), values["model"], values["replace"], enhancer)
+        out, state = Path(values["out"]), Path(values["state"])
+        return cls(request, engine, out, values["model"], state, values["replace"], enhancer)
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,22 @@ class Outcome:
 
 
 def make_clip(
-    request: ClipRequest, components: Components, out: Path, replace_it: bool, progress: Progress
+    request: ClipRequest, components: Components, out: Path, replace_it: bool, progress: Progress, state: Path
 ) -> dict[str, Any]:
-    """Make one clip from one request and write it; returns its record. RequestError and Sky4Failure as the pipeline."""
+    """Make one clip from one request and write it; returns its record. RequestError and Sky4Failure as the pipeline.
+
+    state: where a run that was killed goes on from; gone once the clip is written.
+    """
     from sky4.pipeline.finish import finish
-    from sky4.pipeline.generate import generate_clip
+    from sky4.pipeline.generate import generate_clips
+    from sky4.pipeline.states import ResumeFolder
 
     began = time.monotonic()
-    clip = generate_clip(request, components, progress)
-    finished = finish(clip, out, replace_it, progress)
+    states = ResumeFolder.afresh(state, request, components)
+    clip = next(generate_clips(request, components, progress, states))
+    with states.clip(clip.request).decoding(components.video_codec if request.runs_video else None):
+        finished = finish(clip, out, replace_it, progress)
+    states.clear()
     return finished.record(time.monotonic() - began)
 
 
@@ -85,7 +94,7 @@ class Worker:
         try:
             components = self._loaded(order, progress)
             request = self._enhanced(order.request, order.enhancer, progress)
-            return Outcome(make_clip(request, components, order.out, order.replace, progress))
+            return Outcome(make_clip(request, components, order.out, order.replace, progress, order.state))
         except ModelChanged as error:
             return Outcome(message=str(error), model_changed=True)
         except (RequestError, Sky4Failure) as error:

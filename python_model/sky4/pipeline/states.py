@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sky4.diffusion.sampler import MODALITIES, Moment, State
 from sky4.encoders.tiling import SmallerTiles
+from sky4.errors import RequestError
 from sky4.pipeline.clip import checksum, facts_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.joining import ColourMatch
@@ -70,6 +71,15 @@ class ResumeFolder:
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / NAME, {"format": FORMAT, "version": VERSION, **facts})
         return cls(path, facts, every)
+
+    @classmethod
+    def afresh(cls, path: Path, request: ClipRequest, components: Components) -> ResumeFolder:
+        """As `open`, but what was made of, with or by something else goes: for a folder that nobody else uses."""
+        try:
+            return cls.open(path, request, components)
+        except RequestError:
+            cls(path, {}).clear()
+            return cls.open(path, request, components)
 
     def clip(self, request: ClipRequest) -> ClipStates:
         """The state of one of the request's variations."""
