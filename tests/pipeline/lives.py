@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from sky4.pipeline import generate
 
@@ -37,6 +38,8 @@ def life(work: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            # torch makes its pool anew after a fork, at its next use: here, before two threads ask for it at once
+            torch.set_num_threads(torch.get_num_threads())
             work()
             os._exit(0)
         except BaseException:
