@@ -235,3 +235,17 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match=r"run.device must be auto, cpu, cuda or cuda:N, got 'abacus'"):
         choose_device("abacus")
+
+
+def test_a_batch_smaller_than_its_parts_has_a_finite_loss(make_settings: Make) -> None:
+    settings = make_settings(
+        tasks={"t2av": {**ALL_TASKS["t2av"], "batch": 1}}, batch={"tokens": 400, "largest": 4, "parts": 3}
+    )
+    batch = BatchSource(settings).make(Position())
+    assert len(batch.numbers) == 1
+    model = make_model(settings)
+    step = TrainingStep(settings, TrainingState(settings, model, {}), encode, BLACK, torch.device("cpu"))
+    loss, norm, taken = step(batch, 1.0)
+    assert taken
+    assert torch.isfinite(loss.total)
+    assert norm > 0

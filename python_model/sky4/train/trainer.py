@@ -231,8 +231,9 @@ class TrainingStep:
         state, optimizer = self._state, self._settings.optimizer
         total, seen, heard = (torch.zeros(size, device=self._device) for size in (1, *2 * [len(batch.numbers)]))
         for rows in self._ranks.mine(self._parts(len(batch.numbers))):
-            loss = self._part(batch.part(rows), (rows.stop - rows.start) / len(batch.numbers))
-            total += loss.total.detach() * ((rows.stop - rows.start) / len(batch.numbers))
+            share = (rows.stop - rows.start) / len(batch.numbers)
+            loss = self._part(batch.part(rows), share)
+            total += loss.total.detach() * share
             for whole, part in ((seen, loss.video), (heard, loss.audio)):
                 if part is not None:
                     whole[rows] = part
@@ -269,10 +270,10 @@ class TrainingStep:
         return loss
 
     def _parts(self, size: int) -> Sequence[slice]:
-        """Which samples each part of a batch of `size` has; none is empty, as a batch has as many samples as parts."""
+        """Which samples each part of a batch of `size` has; a batch smaller than its parts has fewer of them."""
         parts = self._settings.batch.parts
         edges = [round(size * i / parts) for i in range(parts + 1)]
-        return [slice(a, b) for a, b in pairwise(edges)]
+        return [slice(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def choose_device(name: str) -> torch.device:
