@@ -11,7 +11,6 @@ r pixel frames of a latent frame.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from sky4.diffusion.sampler import Moment, Schedule
 from sky4.encoders.protocols import VideoCodec
 from sky4.pipeline.components import Components
 from sky4.pipeline.preview_file import preview_path, write_preview
+from sky4.pipeline.replacing import cache_folder
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window
 from sky4.pipeline.state_files import read_tensors, write_tensors
@@ -110,12 +110,6 @@ def projection_of(components: Components) -> Projection:
     except OSError:  # no home, or a full one: it is fitted again next time
         pass
     return made
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $XDG_CACHE_HOME/sky4, ~/.cache/sky4."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "sky4"
 
 
 class Previews:

@@ -1,4 +1,4 @@
-"""Small files that are replaced whole: there in full, or as they were before. No torch."""
+"""Small files that are replaced whole, there in full or as they were before; where a user's cache lies. No torch."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/sky4, ~/.cache/sky4."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "sky4"

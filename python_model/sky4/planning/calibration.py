@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from sky4 import __version__
 from sky4.config import config_from_dict
 from sky4.errors import RequestError, Sky4Failure
+from sky4.pipeline.replacing import cache_folder, write_json
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.trace import Cost
 
@@ -161,24 +161,19 @@ def model_key(sketch: ModelSketch) -> str:
 
 def folder() -> Path:
     """Where calibrations lie: sky4/calibration in the user's cache (XDG)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else Path.home() / ".cache") / "sky4" / "calibration"
+    return cache_folder() / "calibration"
 
 
 def save(calibration: Calibration) -> Path:
     """Write it under its facts' name, in the place of an earlier one. Sky4Failure where that cannot be written."""
     path = _path(calibration.facts, calibration.model_key)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(calibration), indent=1) + "\n", "utf-8")
-        partial.replace(path)
+        write_json(path, asdict(calibration))
     except OSError as error:
         raise Sky4Failure(
             f"the calibration cannot be written to {path} ({error.strerror}); set XDG_CACHE_HOME"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
