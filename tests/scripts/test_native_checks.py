@@ -53,6 +53,14 @@ def test_the_level_reaches_the_program(tmp_path: Path) -> None:
     assert fault(tmp_path, '[ "$SKY4_ISA" = avx2 ]', "portable") is not None
 
 
+def test_the_returned_stack_is_watched_where_the_compiler_lays_it_out_rightly(tmp_path: Path) -> None:
+    watched = 'case "$ASAN_OPTIONS" in *use_after_return=1*) exit 0;; esac; exit 1'
+    assert fault(tmp_path, watched, "avx2") is None
+    assert fault(tmp_path, watched) is None
+    assert fault(tmp_path, watched, "avx512") is not None
+    assert fault(tmp_path, 'case "$ASAN_OPTIONS" in *detect_leaks=1*) exit 0;; esac; exit 1', "avx512") is None
+
+
 def test_cpu_programs_run_at_every_level_and_the_others_once(tmp_path: Path) -> None:
     folder = program(tmp_path, "cpu_kernels", "true").parent
     program(tmp_path, "schedules", "true")
