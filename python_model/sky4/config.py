@@ -31,8 +31,8 @@ class TransformerConfig:
     `guide` lays what is known of the clip into I where nothing is kept, in place of black: a film among the references
     as long as the clip, the filled source under a mask, kept frames carried on; latents are then made as a difference
     from it (our choice: what an edit leaves alone is zero, and need not be copied through the tower);
-    `input_skip` adds a tower's input, each channel times a factor of the timestep, to its velocity (our choice: what is
-    copied then need not pass the blocks, which a narrow tower learns slowly).
+    `data_gate` makes a tower's velocity of its input and its head's output at fixed scales of the timestep, with a gate
+    between fresh data and an unchanged part of a difference (model/transformer.py `DataGate`; our choice).
     Raises ValueError where the sizes do not fit one another.
     """
 
@@ -51,7 +51,7 @@ class TransformerConfig:
     audio_clock: Literal["ratio", "seconds"] = "ratio"
     patch: int = 2
     guide: bool = False
-    input_skip: bool = False
+    data_gate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_ratio", "video_channels", "audio_channels", "text_channels", "patch"):

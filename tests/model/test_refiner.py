@@ -58,9 +58,9 @@ def test_with_fewer_cubes_it_is_another_function_and_all_of_it_is_trained(video:
     assert {name for name, weight in made.named_parameters() if weight.grad is None or not weight.grad.any()} <= unused
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_it_starts_by_saying_nothing(skip: bool):
-    config = replace(CONFIG, input_skip=skip)
+@pytest.mark.parametrize("gate", [False, True])
+def test_it_starts_by_saying_nothing(gate: bool):
+    config = replace(CONFIG, data_gate=gate)
     tower = Branch(config, config.video_in_channels, config.video_out_channels, reads_text=True)
     for weight in tower.parameters():
         torch.nn.init.normal_(weight, std=0.05)

@@ -160,25 +160,51 @@ def test_each_modality_hears_its_own_timestep(model: JointTransformer, inputs: I
 
 
 @torch.no_grad()
+def gated(model: JointTransformer, gate: float) -> JointTransformer:
+    """A silent head, and gates of one logit everywhere."""
+    for tower in (model.video, model.audio):
+        assert tower.data_gate is not None
+        torch.nn.init.zeros_(tower.head.weight)
+        tower.data_gate.gate.bias.zero_()[: tower.data_gate.out_channels] = gate
+    return model
+
+
 @torch.no_grad()
-def test_an_input_skip_starts_silent_and_then_adds_the_input_times_a_factor_of_the_timestep(inputs: Inputs) -> None:
-    video, _, text = inputs
-    plain, skipping = alive(nano()).video, JointTransformer(replace(nano(), input_skip=True)).video
-    missing = skipping.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert {name.partition(".")[0] for name in missing} == {"input_skip"}
-    without = plain(video, text)
-    assert torch.equal(skipping(video, text), without)
-    skip = skipping.input_skip
-    assert skip is not None
-    torch.nn.init.normal_(skip.gate.weight)
-    made = skipping(video, text)
-    for row, t in enumerate(video.timestep):
-        gate = skip.gate.weight @ nn.functional.silu(skipping.time_in(t[None]))[0]
-        noisy, condition, _ = video.tokens[row].tensor_split((gate.numel() // 2, gate.numel()), dim=-1)
-        added = gate[: gate.numel() // 2] * noisy + gate[gate.numel() // 2 :] * condition
-        torch.testing.assert_close(made[row], without[row] + added, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
+def test_open_data_gates_without_a_head_are_the_best_linear_guess_of_fresh_data(t: float, inputs: Inputs) -> None:
+    model = gated(JointTransformer(replace(nano(), data_gate=True)), 40.0)
+    data, noise = torch.randn(2, 400_000, dtype=torch.float64)
+    noisy = t * data + (1 - t) * noise
+    slope = float((noisy * (data - noise)).mean() / noisy.square().mean())  # the regression of v on V
+    for tower, media in ((model.video, inputs[0]), (model.audio, inputs[1])):
+        made = tower(replace(media, timestep=torch.full((2,), t)), inputs[2])
+        torch.testing.assert_close(made, slope * media.tokens[..., : made.shape[-1]], rtol=0.02, atol=0.01)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
+def test_closed_data_gates_without_a_head_leave_a_difference_at_zero(t: float, inputs: Inputs) -> None:
+    model = gated(JointTransformer(replace(nano(), data_gate=True)), -40.0)
+    for tower, media in ((model.video, inputs[0]), (model.audio, inputs[1])):
+        made = tower(replace(media, timestep=torch.full((2,), t)), inputs[2])
+        noisy = media.tokens[..., : made.shape[-1]]
+        torch.testing.assert_close(noisy + (1 - t) * made, torch.zeros_like(made), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_data_gate_adds_i_by_its_own_factor_and_scales_the_head(inputs: Inputs) -> None:
+    tower, (video, _, text) = JointTransformer(replace(nano(), data_gate=True)).video, inputs
+    assert tower.data_gate is not None
+    before = tower(video, text)
+    nn.init.ones_(tower.head.bias)
+    tower.data_gate.gate.bias[tower.data_gate.out_channels :] = 0.5
+    _, known, _ = video.tokens.split(before.shape[-1], dim=-1)
+    t = video.timestep[:, None, None]
+    added = (1 + 0.5 * known) / (t**2 + (1 - t) ** 2).sqrt()
+    torch.testing.assert_close(tower(video, text), before + added, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_positions_are_heard(model: JointTransformer, inputs: Inputs) -> None:
     video, audio, text = inputs
     unread = replace(text, mask=torch.zeros(2, 5, dtype=torch.bool))  # text stands at the origin, so keep it out

@@ -133,11 +133,12 @@ def test_a_stage_starts_from_the_average_of_the_one_before(
     for place in (checkpoint, Path(settings.run.folder)):
         model = build_model(make_settings(init=str(place)), torch.device("cpu"))
         assert all(torch.equal(weight, average[name]) for name, weight in model.state_dict().items())
-    skipping = make_settings(init=str(checkpoint), transformer={**TRANSFORMER, "input_skip": True})
-    weights = build_model(skipping, torch.device("cpu")).state_dict()
-    added = weights.keys() - average.keys()
-    assert added and all(".input_skip." in name for name in added)
-    assert all(torch.equal(weights[name], value) for name, value in average.items())
+    gated = make_settings(init=str(checkpoint), transformer={**TRANSFORMER, "data_gate": True})
+    model = build_model(gated, torch.device("cpu"))
+    weights = model.state_dict()
+    fresh = {name for name in weights if name.split(".")[1] in ("data_gate", "head")}
+    assert all(torch.equal(weights[name], average[name]) for name in average.keys() - fresh)
+    assert not model.video.head.weight.any()  # it means something else beside a gate
     rounded = starting_weights(tmp_path / "model")
     assert all(torch.equal(rounded[name], value.bfloat16().float()) for name, value in average.items())
     with pytest.raises(Sky4Failure, match="no model folder, no run and no checkpoint"):

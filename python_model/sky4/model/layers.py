@@ -39,7 +39,6 @@ class Context:
     text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
     text_mask: Tensor | None  # [B, N_t]
     cubes: tuple[CubeTiling, float] | None = None  # of a video in cube order, and the share of them that each reads
-    skip: Tensor | None = None  # [B, N, out_channels] what the input adds to the velocity
 
 
 class Linear(nn.Linear):

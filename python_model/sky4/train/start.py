@@ -24,8 +24,7 @@ def build_model(settings: JointSettings, device: torch.device) -> JointTransform
     model = JointTransformer(settings.transformer_config())
     if settings.init is not None:
         weights = starting_weights(Path(settings.init))
-        fresh = {name: value for name, value in model.state_dict().items() if ".input_skip." in name}
-        weights = fresh | weights  # it starts at zero, so what came without it goes on as it was
+        weights = _with_data_gates(weights, model)
         check_fit(settings.init, {name: value.shape for name, value in model.state_dict().items()}, weights)
         model.load_state_dict(weights)
     if settings.init_video is not None:
@@ -47,6 +46,15 @@ def starting_weights(folder: Path) -> dict[str, Tensor]:
     else:
         raise Sky4Failure(f"init: {folder} is no model folder, no run and no checkpoint; give one of these")
     return {name: value.float() for name, value in weights.items()}
+
+
+def _with_data_gates(weights: dict[str, Tensor], model: JointTransformer) -> dict[str, Tensor]:
+    """The weights of a model without data gates with fresh gates, and fresh heads, which mean something else there."""
+    fresh = {name: value for name, value in model.state_dict().items() if ".data_gate." in name}
+    if not fresh or fresh.keys() <= weights.keys():
+        return weights
+    heads = {name: value for name, value in model.state_dict().items() if name.split(".")[1] == "head"}
+    return {name: value for name, value in weights.items() if ".input_skip." not in name} | fresh | heads
 
 
 def load_encode(settings: JointSettings, device: torch.device) -> Encode:
