@@ -20,6 +20,7 @@ from sky4.train.text_encoder import ROW_NAMES, TextEncoderConfig, TextEncoderPro
 from sky4.train.text_encoder import export as export_text
 from sky4.train.video_codec import VideoCodecConfig, VideoCodecProblem
 from sky4.train.video_codec import export as export_video
+from sky4.world.scene import Scene
 
 NETWORK = {"size": 16, "frames": 5, "channels": 4, "encoder_width": 16, "decoder_width": 16, "bf16": False}
 
@@ -62,6 +63,33 @@ def test_a_finished_run_exports_and_another_starts_from_it(tmp_path: Path) -> No
         train_frozen("video-codec", other, None, lambda line: None)
     with pytest.raises(ValueError, match=r"holds no state\.safetensors"):
         train_frozen("video-codec", FrozenSettings(str(tmp_path / "d"), quick(2), NETWORK, init=str(tmp_path)), None)
+
+
+def test_a_decoder_that_learns_alone_leaves_every_latent_where_it_was(tmp_path: Path) -> None:
+    export_video(tiny_video(), tmp_path / "base", clips=2)
+    config = VideoCodecConfig(
+        base=str(tmp_path / "base"), frozen_encoder=True, families=0.5, **{**NETWORK, "size": 32, "things_weight": 4.0}
+    )
+    problem = VideoCodecProblem(config)
+    before = {name: value.clone() for name, value in problem.module.state_dict().items()}
+    fit(problem, quick(8), tmp_path / "run", 1.0, lambda line: None)
+    changed = {name for name, value in problem.module.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    with pytest.raises(ValueError, match="needs a network.base"):
+        VideoCodecProblem(VideoCodecConfig(frozen_encoder=True, **NETWORK))
+
+
+def test_errors_count_more_where_a_thing_is() -> None:
+    problem = VideoCodecProblem(VideoCodecConfig(**{**NETWORK, "size": 32, "families": 0.0, "things_weight": 4.0}))
+    weights = problem.weights(3, 0, 4)
+    assert weights is not None and weights.shape == (4, 1, 5, 32, 32)
+    scenes, starts = problem.takes(3, 0, 4)
+    for scene, start, weight in zip(scenes, starts, weights, strict=True):
+        assert isinstance(scene, Scene)
+        place = 32 * torch.stack(list(scene.position(torch.tensor(start)))).flip(0) - 0.5  # (y, x)
+        near = (weight[0, 0] > 1).nonzero().float()
+        assert float(weight.amax()) == 5 and 0.02 < len(near) / 32**2 < 0.5
+        assert float((near.mean(0) - place).abs().amax()) < 2
 
 
 @pytest.mark.parametrize("bands", [4, 16])

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from sky4.encoders.wan import decode_whole, encode_moments
 from sky4.train.precision import multiplies_bfloat16
 from sky4.world.families import FAMILY_SECONDS, VIDEOS, sample_family
-from sky4.world.render import render_video
+from sky4.world.render import render_coverage, render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
 from sky4.world.take import Take
 
 START_LOGVAR = -5.0
+AROUND = 1 / 32  # in unit widths: how far about a thing its outline is looked for
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class VideoCodecConfig:
     base: str | None = None  # the folder of a codec to go on from; its shape replaces the fields above
     families: float = 0.0  # share of samples that are takes of levels 2 and 3
     anchor_weight: float = 1.0  # of the distance to the base's latents on plain scenes
+    frozen_encoder: bool = False  # the base's latents stay exactly as they are; the decoder alone learns
+    things_weight: float = 0.0  # how much more the error counts where a thing is, and just around it
 
 
 def build(config: VideoCodecConfig) -> AutoencoderKLWan:
@@ -81,8 +84,13 @@ class VideoCodecProblem:
         self.anchor: AutoencoderKLWan | None = None
         if config.base is not None:
             self.codec = load(config.base).to(device)
+            if config.frozen_encoder:
+                self.codec.encoder.requires_grad_(False)
+                self.codec.quant_conv.requires_grad_(False)
             self.anchor = load(config.base).to(device).requires_grad_(False)
             return
+        if config.frozen_encoder:
+            raise ValueError("network.frozen_encoder needs a network.base, whose encoder it is")
         self.codec = build(config).to(device)
         with torch.no_grad():  # near a plain autoencoder: at deviation 1 the noise drowns a fresh encoder's latents
             self.codec.quant_conv.weight[config.channels :] *= 0.1
@@ -96,8 +104,8 @@ class VideoCodecProblem:
         """How many samples of a batch are scenes of level 1; the others are takes of families."""
         return batch - round(self.config.families * batch)
 
-    def pixels(self, seed: int, first: int, batch: int) -> Tensor:
-        """Renders [B, 3, F, size, size] of the samples first .. first + batch - 1, plain scenes first."""
+    def takes(self, seed: int, first: int, batch: int) -> tuple[list[Scene | Take], list[float]]:
+        """The samples first .. first + batch - 1, plain scenes first, and the second at which each clip starts."""
         config = self.config
         takes: list[Scene | Take] = []
         starts = []
@@ -110,12 +118,38 @@ class VideoCodecProblem:
                 takes.append(sample_family(seed, first + i).takes[VIDEOS[int(random.integers(len(VIDEOS)))]])
                 seconds = FAMILY_SECONDS
             starts.append(random.random() * max(0.0, seconds - config.frames / config.fps))
+        return takes, starts
+
+    def pixels(self, seed: int, first: int, batch: int) -> Tensor:
+        """Renders [B, 3, F, size, size] of the samples first .. first + batch - 1."""
+        config = self.config
+        takes, starts = self.takes(seed, first, batch)
         return render_video(takes, config.frames, config.fps, config.size, starts, self.device)
 
+    def weights(self, seed: int, first: int, batch: int) -> Tensor | None:
+        """How much each pixel's error counts, [B, 1, F, size, size]; None where all count alike.
+
+        Where an effect bends the picture its things are not sought, and all its pixels count alike.
+        """
+        config = self.config
+        if not config.things_weight:
+            return None
+        covered = torch.zeros(batch, config.frames, config.size, config.size, device=self.device)
+        for shown, start, out in zip(*self.takes(seed, first, batch), covered, strict=True):
+            take = Take.of(shown) if isinstance(shown, Scene) else shown
+            if take.effect == "none":
+                time = start + torch.arange(config.frames, device=self.device) / config.fps
+                for thing in range(len(take.things)):
+                    torch.maximum(out, render_coverage(take, thing, time, config.size), out=out)
+        reach = 2 * round(AROUND * config.size) + 1
+        near = F.max_pool2d(covered, reach, 1, reach // 2)
+        return 1 + config.things_weight * near[:, None]
+
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
-        pixels = self.pixels(seed, first, batch)
+        pixels, weights = self.pixels(seed, first, batch), self.weights(seed, first, batch)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
-            mean, logvar = encode_moments(self.codec, pixels)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_encoder):
+                mean, logvar = encode_moments(self.codec, pixels)
             noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + first))
             decoded = decode_whole(self.codec, mean + noise.to(mean) * (0.5 * logvar).exp())  # not clamped
         decoded, mean, logvar = decoded.float(), mean.float(), logvar.float().clamp(-30, 20)
@@ -123,10 +157,15 @@ class VideoCodecProblem:
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         squared = F.mse_loss(decoded, pixels)
-        loss = error.abs().mean() + 2 * squared + self.config.edge_weight * edges + self.config.kl_weight * kl
+        counted = error.abs() + 2 * error.square()
+        loss = (counted if weights is None else weights * counted).mean()
+        loss = loss + self.config.edge_weight * edges + self.config.kl_weight * kl
         shown = {"psnr": float(10 * torch.log10(4 / squared.detach())), "edges": float(edges.detach())}
         shown["kl"] = float(kl.detach())
-        if self.anchor is not None and (plain := self.plain(batch)):
+        if weights is not None:
+            near = weights > 1
+            shown["psnr things"] = float(-10 * torch.log10((error.detach().square() * near).sum() / (12 * near.sum())))
+        if self.anchor is not None and not self.config.frozen_encoder and (plain := self.plain(batch)):
             drift = self._drift(mean[:plain], pixels[:plain])
             loss = loss + self.config.anchor_weight * drift
             shown["drift"] = float(drift.detach())
