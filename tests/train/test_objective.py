@@ -9,7 +9,7 @@ from torch import nn
 from sky4.conditioning.tokens import patchify_video, unpatchify_video
 from sky4.inputs import TextInput, TowerInput
 from sky4.train.batches import BatchSource, LatentBatch, Position
-from sky4.train.objective import condition_of, flow_loss, mean_square, pad_text, video_input
+from sky4.train.objective import condition_of, flow_loss, mean_square, pad_text, unchanged, video_input
 from sky4.train.settings import JointSettings
 from tests.train.nano import ALL_TASKS, CHANNELS, TRANSFORMER, encode, make_model
 
@@ -56,6 +56,27 @@ def test_kept_cells_have_no_gradient_and_made_ones_do(make_settings: Make, kind:
     assert (made.grad[~kept] != 0).all()
     expected = (made.detach() - batch.video)[~kept].square().mean()
     torch.testing.assert_close(mean.detach(), expected)
+    assert each.shape == (len(batch.numbers),)
+
+
+@pytest.mark.parametrize("kind", ["i2v", "mask"])
+def test_cells_that_stay_as_they_are_count_as_little_as_asked(make_settings: Make, kind: str) -> None:
+    _, batch = batch_of(make_settings, kind)
+    assert batch.video is not None and batch.keep_mask is not None
+    data = torch.randn_like(batch.video)
+    data[:, :, :, 0] = 0.05 * torch.randn_like(data[:, :, :, 0])  # rows of a difference that is next to nothing
+    still = unchanged(data)
+    assert still[..., 0, :].all() and not still[..., 1:, :].any()
+    mean, each = mean_square(made := torch.randn_like(data), data, batch.keep_mask, torch.where(still, 0.25, 1.0))
+    square = (made - data).square()
+    made_anew = ~batch.keep_mask.expand_as(square).bool()
+    few, all_else = (made_anew & part.expand_as(square) for part in (still, ~still))
+    expected = (0.25 * square[few].sum() + square[all_else].sum()) / (0.25 * few.sum() + all_else.sum())
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(
+        mean_square(made, data, batch.keep_mask, torch.ones_like(still, dtype=torch.float32)),
+        mean_square(made, data, batch.keep_mask),
+    )
     assert each.shape == (len(batch.numbers),)
 
 

@@ -26,6 +26,8 @@ from sky4.diffusion.flow import noised, velocity_target
 from sky4.inputs import TextInput, TowerInput
 from sky4.train.batches import LatentBatch
 
+UNCHANGED = 0.1  # root mean square, in the latents' deviations, below which a difference is next to nothing
+TINY = 1e-6
 TEXT_MULTIPLE = 16  # a compiled model sees few text lengths instead of every one
 
 
@@ -47,8 +49,12 @@ def flow_loss(
     *,
     video_weight: float = 1.0,
     audio_weight: float = 1.0,
+    unchanged_weight: float = 1.0,
 ) -> FlowLoss:
-    """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip."""
+    """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip.
+
+    unchanged_weight: how much a cell counts in which a guided model's difference is next to nothing, against the others.
+    """
     task = batch.task
     condition = condition_of(config, batch, black)
     video, audio = video_input(config, batch, condition, black), audio_input(config, batch)
@@ -58,9 +64,9 @@ def flow_loss(
     if task.trains_video:
         assert video is not None and batch.video is not None and batch.video_noise is not None and condition is not None
         made = video_velocity(video_out, video.reference_tokens, batch.video.shape, config.patch)
-        mean, seen = mean_square(
-            made, velocity_target(condition.differing(batch.video), batch.video_noise), batch.keep_mask
-        )
+        data = condition.differing(batch.video)
+        weights = None if unchanged_weight == 1 else torch.where(unchanged(data), unchanged_weight, 1.0)
+        mean, seen = mean_square(made, velocity_target(data, batch.video_noise), batch.keep_mask, weights)
         total = total + video_weight * mean
         if batch.high is not None and batch.keep_mask is not None:
             wanted = velocity_target(batch.high.latents, batch.high.noise)
@@ -114,19 +120,30 @@ def audio_input(config: TransformerConfig, batch: LatentBatch) -> TowerInput | N
     return assemble_audio(noisy, batch.audio_references, batch.audio_time, scale, switch=batch.switch)
 
 
-def mean_square(made: Tensor, target: Tensor, keep_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def unchanged(difference: Tensor) -> Tensor:
+    """Cells [B, 1, T, H, W] of a difference [B, C, T, H, W] that hold next to nothing."""
+    return difference.square().mean(1, keepdim=True).sqrt() < UNCHANGED
+
+
+def mean_square(
+    made: Tensor, target: Tensor, keep_mask: Tensor | None, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(mean over all generated elements, mean of each sample [B] detached), float32.
 
-    keep_mask [B, 1, ...] broadcasts over the channels; 1 = kept, not in the loss.
+    keep_mask [B, 1, ...] broadcasts over the channels; 1 = kept, not in the loss. weights [B, 1, ...]: of each cell in
+    the means.
     """
     square = (made.float() - target).square()
-    if keep_mask is None or not bool(keep_mask.any()):
+    keeps = keep_mask is not None and bool(keep_mask.any())
+    if not keeps and weights is None:
         return square.mean(), square.detach().flatten(1).mean(1)
-    generated = 1.0 - keep_mask
-    square = square * generated
-    counts = generated.flatten(1).sum(1) * (square[0].numel() / generated[0].numel())  # [B] elements in the loss
+    counted = torch.ones_like(square[:, :1]) if weights is None else weights.float()
+    if keep_mask is not None and keeps:
+        counted = counted * (1.0 - keep_mask)
+    square = square * counted
+    counts = counted.flatten(1).sum(1) * (square[0].numel() / counted[0].numel())  # [B] elements in the loss
     sums = square.flatten(1).sum(1)
-    return sums.sum() / counts.sum(), sums.detach() / counts.clamp(min=1)
+    return sums.sum() / counts.sum(), sums.detach() / counts.clamp(min=TINY)
 
 
 def to_device(batch: LatentBatch, device: torch.device) -> LatentBatch:

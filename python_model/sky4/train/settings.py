@@ -109,6 +109,7 @@ class OptimizerSettings:
     ema: float = 0.999
     video_weight: float = 1.0
     audio_weight: float = 1.0
+    unchanged_weight: float = 1.0  # of cells in which a guided clip is as what guides it
 
 
 @dataclass(frozen=True)

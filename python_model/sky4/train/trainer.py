@@ -265,6 +265,7 @@ class TrainingStep:
                 self._black,
                 video_weight=self._settings.optimizer.video_weight,
                 audio_weight=self._settings.optimizer.audio_weight,
+                unchanged_weight=self._settings.optimizer.unchanged_weight,
             )
         (loss.total * share).backward()
         return loss
