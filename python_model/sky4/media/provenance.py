@@ -27,6 +27,9 @@ class Provenance:
     credentials: Credentials | None = None
 
 
+INSIDE = Provenance()  # what is usual: the recipe in the file, and nothing else
+
+
 def check_provenance(path: Path, provenance: Provenance, force: bool) -> None:
     """Refuse what could not be written or signed in the end, before any work is done: RequestError with the remedy."""
     beside = sidecar_of(path)
