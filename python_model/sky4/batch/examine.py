@@ -105,8 +105,8 @@ class Examiner:
             return Occupied(fault)
         if beside and event is None and not self.force:
             return Occupied(
-                f"'{sidecar_of(job.out)}', where the recipe goes, exists already; move it away, choose another name, or "
-                "--force to replace it"
+                f"'{sidecar_of(job.out)}', where the recipe goes, exists already; move it away, choose another name, "
+                "or --force to replace it"
             )
         why = _why(event, done is not None, done is not None and done["key"] == key)
         return Make(ready, key, model, why, there or beside)

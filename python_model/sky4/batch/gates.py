@@ -14,6 +14,8 @@ from sky4.media.recipe import sidecar_of
 
 REFUSED = "refused"  # inside the folder of outputs: clips that a gate refused, by their outputs' names
 
+NO_CHECK: dict[str, Any] = {"gates": {}}  # of a clip that nobody asked to be checked
+
 
 def checked(path: Path, provenance: Provenance) -> dict[str, Any]:
     """What `sky4 check` says of a clip that was just written, with its usual limits, as JSON values."""

@@ -27,8 +27,8 @@ TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 class Option:
     """A flag of a command, as a row may name it. flag: "" for the file that stands without one.
 
-    takes: a path (a named one: NAME=PATH, a name or not: [NAME=]PATH) is read relative to the manifest, a log is written
-    relative to the outputs. values: how many one flag takes. off: the flag that says no to a switch, or "".
+    takes: a path (a named one: NAME=PATH, a name or not: [NAME=]PATH) is read relative to the manifest, a log is
+    written relative to the outputs. values: how many one flag takes. off: the flag that says no to a switch, or "".
     """
 
     flag: str

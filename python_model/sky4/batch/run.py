@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sky4.batch.examine import Examiner, Found, Make, Occupied, Refused, Unchanged
-from sky4.batch.gates import checked, refusal, set_aside
+from sky4.batch.gates import NO_CHECK, checked, refusal, set_aside
 from sky4.batch.jobs import Job, real
 from sky4.batch.journal import Journal
 from sky4.batch.keys import job_key
@@ -25,7 +25,6 @@ from sky4.errors import RequestError
 from sky4.media import INSIDE
 
 STATES = ".sky4-states"  # beside the journal: of jobs that were killed
-NO_CHECK: dict[str, Any] = {"gates": {}}
 POLL_SECONDS = 0.5  # between two looks at jobs that another process is making
 
 Status = Literal["made", "unchanged", "failed", "not begun"]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sky4.batch.gates import checked
+from sky4.batch.gates import NO_CHECK, checked, refusal
 from sky4.batch.keys import ModelChanged
 from sky4.errors import RequestError, Sky4Failure
 from sky4.media import INSIDE, Credentials, Provenance
@@ -156,6 +156,8 @@ class Worker:
                 record = make_clip(replace(order, request=request), components, say)
                 if log is not None:
                     log.artifact("clip", order.out, record)
+                    if why := refusal(record.get("check", NO_CHECK)):
+                        log.warning(why)
                 return Outcome(record)
         except ModelChanged as error:
             return Outcome(message=str(error), model_changed=True)

@@ -23,6 +23,7 @@ from sky4.model.streaming import WeightStore, put
 from sky4.model.transformer import Branch, JointTransformer
 
 KINDS = ("int8", "fp8")
+TALKATIVE = ("torchao", "torch.utils._pytree")  # while it loads: of kernels for other GPUs, of its own old ways
 SCALE_BYTES = 4  # of an output channel's scale
 
 
@@ -36,8 +37,9 @@ def require_torchao(kind: str) -> Any:
         raise RequestError(
             f"--dtype {kind} needs torchao, which is not installed here; pip install 'sky4[quant]', or choose another"
         )
-    heard = logging.getLogger("torchao").level
-    logging.getLogger("torchao").setLevel(logging.CRITICAL)  # of kernels for other GPUs, which it cannot load here
+    heard = {name: logging.getLogger(name).level for name in TALKATIVE}
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
     except Exception as error:  # whatever an extension that was built for another torch raises
@@ -45,7 +47,8 @@ def require_torchao(kind: str) -> Any:
             f"--dtype {kind}: torchao does not load ({type(error).__name__}: {error}); pip install -U 'sky4[quant]'"
         ) from error
     finally:
-        logging.getLogger("torchao").setLevel(heard)
+        for name, level in heard.items():
+            logging.getLogger(name).setLevel(level)
     return Int8WeightOnlyConfig() if kind == "int8" else Float8WeightOnlyConfig()
 
 
