@@ -112,8 +112,9 @@ def read_template(words: Sequence[str]) -> dict[str, Value]:
         placed = tuple(_here(text, option) for text in (*values, *left[:wanted]))
         del left[:wanted]
         before = given.get(name, ())
-        several = option.many and isinstance(before, tuple)
-        given[name] = (*before, *placed) if several else placed if option.values > 1 else placed[0]
+        if option.many and isinstance(before, tuple):
+            placed = (*before, *placed)
+        given[name] = placed if option.many or option.values > 1 else placed[0]
     return given
 
 

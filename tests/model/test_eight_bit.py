@@ -24,7 +24,7 @@ from sky4cli.main import main
 from tests.pipeline.plain import PLAIN
 
 WITH_TORCHAO = pytest.mark.skipif(not eight_bit.is_installed(), reason="the extra quant is not installed")
-# Relative errors that eight bits may cost, twice what was measured: 1.7 % and 3.5 % (picture and sound) with int8, 4.8 %
+# Relative errors that eight bits may cost, twice what was measured: 1.7 % and 3.5 % (picture, sound) with int8, 4.8 %
 # and 5.3 % with fp8, whose three bits behind the leading one are up to 6 % off.
 MOST = {"int8": 0.07, "fp8": 0.1}
 

@@ -91,8 +91,9 @@ class Examiner:
         if mine and whole and done is not None and done["key"] == key:
             return Unchanged(key)
         recipe = recipe_of(job.out) if there and not mine else None
-        # what an enhancer made of the prompt cannot be told from here
-        known = recipe is not None and ready.enhancer is None
+        # what an enhancer made of the prompt, and whether a file is signed or without its recipe, is not told from here
+        plain = ready.provenance.inside and ready.provenance.credentials is None
+        known = recipe is not None and ready.enhancer is None and plain
         if known and whole and is_clip_of(recipe or {}, ready.request, ready.engine, self.digests):
             return Found(key)
         begun = history.last.get("key") == key and event == "started"
@@ -103,7 +104,7 @@ class Examiner:
         unfinished = (event in ("started", "failed") and recipe is not None) or (begun and not ready.provenance.inside)
         if there and not mine and not unfinished and (fault := self._not_ours(job, done is not None)):
             return Occupied(fault)
-        if beside and event is None and not self.force:
+        if beside and not self.force and recipe_of(sidecar_of(job.out)) is None:
             return Occupied(
                 f"'{sidecar_of(job.out)}', where the recipe goes, exists already; move it away, choose another name, "
                 "or --force to replace it"

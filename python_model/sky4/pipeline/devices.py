@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 
 from sky4.errors import RequestError
-from sky4.model.eight_bit import KINDS as EIGHT_BIT
 from sky4.model.eight_bit import require_torchao
 from sky4.ops.backend import cpu_multiplies_bf16
 from sky4.pipeline.engine import SHORT
 
 Eight = Literal["", "int8", "fp8"]
+EIGHT_BIT: dict[str, Eight] = {"int8": "int8", "fp8": "fp8"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,10 +37,10 @@ def choose_device(wanted: str = "auto") -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, Eight]:
     """(the dtype that is computed in, "int8" or "fp8" where weights are kept in that), as `choose_dtype` where only
     that is asked for. RequestError for what is unknown, and without torchao for the narrow ones."""
-    if wanted == "int8" or wanted == "fp8":
-        require_torchao(wanted)
-        return choose_dtype("auto", device), wanted
-    return choose_dtype(wanted, device), ""
+    narrow = EIGHT_BIT.get(wanted, "")
+    if narrow:
+        require_torchao(narrow)
+    return choose_dtype("auto" if narrow else wanted, device), narrow
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
