@@ -76,6 +76,10 @@ def batch(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", help="With --ray; default: one for each GPU, or machine.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Whether a clip that fails a gate of `sky4 check` is set aside."),
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that this batch did not make.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -110,7 +114,7 @@ def batch(
     journal.refresh()
     if journal.skipped:
         notes.append(f"{journal.skipped} lines of '{journal.path}' were cut or changed, and are skipped")
-    examiner = Examiner(plan, journal, inputs_of(found), force, retry_failed)
+    examiner = Examiner(plan, journal, inputs_of(found), force, retry_failed, check)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         for note in notes:
             reporter.note(f"note: {note}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 import typer.main
 
-from sky4.batch.jobs import Command, Job, Option, Ready
+from sky4.batch.jobs import LOG, Command, Job, Option, Ready, is_log
 from sky4.batch.manifest import Value, tidy_name
 from sky4.errors import RequestError
 from sky4.prompting.references import Kind
@@ -40,11 +40,11 @@ FOLDER_INPUTS: dict[str, dict[Kind, tuple[str, ...]]] = {
 # Of the batch as a whole, or no clip.
 NOT_OF_A_JOB = (
     *("--force", "--json", "--quiet", "--mask-preview"),
-    *("--resume-dir", "--resume", "--events", "--preview-every"),
-    *("--memory", "--dry-run", "--preset"),
-    *("--format", "--no-metadata", "--sidecar", "--c2pa"),
+    *("--resume-dir", "--resume", "--preview-every"),
+    *("--dry-run", "--preset", "--format"),
 )
-NAMED = {"NAME=PATH": "named path", "[NAME=]PATH": "path, a name or not"}
+# What a flag's placeholder says of its value.
+TAKES = {"NAME=PATH": "named path", "[NAME=]PATH": "path, a name or not", "FILE|-|fd:N": "log"}
 
 
 @lru_cache
@@ -75,8 +75,10 @@ def _option(parameter: Any) -> Option:
         return Option("", "path")
     if getattr(parameter, "is_flag", False):
         return Option(flag, "switch", off=next(iter(parameter.secondary_opts), ""))
-    takes: Any = NAMED.get(parameter.metavar or "", "path" if parameter.type_descriptor.is_path else "text")
-    return Option(flag, takes, many=bool(getattr(parameter, "multiple", False)))
+    descriptor = parameter.type_descriptor
+    is_path = descriptor.is_path or Path in get_args(descriptor.annotation)
+    takes: Any = TAKES.get(parameter.metavar or "", "path" if is_path else "text")
+    return Option(flag, takes, bool(getattr(parameter, "multiple", False)), parameter.nargs)
 
 
 def read_template(words: Sequence[str]) -> dict[str, Value]:
@@ -103,22 +105,27 @@ def read_template(words: Sequence[str]) -> dict[str, Value]:
         if option.takes == "switch":
             given[name] = flag not in offs
             continue
-        if not equals:
-            if not left:
-                raise RequestError(f"{flag} wants a value")
-            value = left.pop(0)
+        values = [value] if equals else []
+        wanted = option.values - len(values)
+        if len(left) < wanted:
+            raise RequestError(f"{flag} wants {'a value' if option.values == 1 else f'{option.values} values'}")
+        placed = tuple(_here(text, option) for text in (*values, *left[:wanted]))
+        del left[:wanted]
         before = given.get(name, ())
-        placed = _here(value, option)
-        given[name] = (*before, placed) if option.many and isinstance(before, tuple) else placed
+        if option.many and isinstance(before, tuple):
+            placed = (*before, *placed)
+        given[name] = placed if option.many or option.values > 1 else placed[0]
     return given
 
 
 def _here(value: str, option: Option) -> str:
     """A path typed in a shell is relative to where one is, not to the manifest."""
-    if "path" not in option.takes:
+    if option.takes == "log" and not is_log(value):
+        raise RequestError(f"{option.flag} {value}: many jobs tell their events here; name a file, such as {LOG}")
+    if "path" not in option.takes and option.takes != "log":
         return value
     name, equals, path = value.partition("=")
-    if option.takes == "path" or not equals:
+    if option.takes in ("path", "log") or not equals:
         return str(Path(value).absolute())
     return f"{name}={Path(path).absolute()}"
 
@@ -137,15 +144,18 @@ def plan(job: Job) -> Ready:
     """The job's request, as its command makes it of the same flags. RequestError for whatever can be said before
     weights are loaded.
     """
-    from sky4.media import output_format
+    from sky4.media import INSIDE, output_format
     from sky4.pipeline.model_folder import ModelFolder
     from sky4cli.make import check_before
 
     output_format(job.out)
     planned = _planned(job.command, job.argv, job.row_out)
     request = planned.request.variation(job.variation)
-    said = check_before(request, ModelFolder.read(planned.engine.model), [job.out])
-    return Ready(request, planned.engine, planned.enhancer, (*planned.notes, *said))
+    # whether a recipe beside the output may be replaced, the batch sees when it looks at what lies there
+    provenance = planned.provenance or INSIDE
+    said = check_before(request, ModelFolder.read(planned.engine.model), [job.out], provenance, force=True)
+    notes = (*planned.notes, *said)
+    return Ready(request, planned.engine, planned.enhancer, notes, provenance, planned.following.events)
 
 
 def folder_inputs(command: str, values: Mapping[str, Value]) -> tuple[dict[Kind, tuple[str, ...]], bool]:

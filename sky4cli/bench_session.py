@@ -26,6 +26,7 @@ from sky4.bench.record import (
 from sky4.bench.timing import stopwatch_for
 from sky4.bench.trace import Trace
 from sky4.errors import RequestError, Sky4Failure
+from sky4.files import replacing
 from sky4.pipeline.components import Components
 from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
 from sky4.pipeline.model_folder import BUNDLED
@@ -155,15 +156,11 @@ def _finite(number: float) -> float | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Under a temporary name first, so that the file is never half written."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, "utf-8")
     except OSError as error:
         raise Sky4Failure(f"--out {path} could not be written: {error.strerror}; choose another place") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_target(flag: str, path: Path, force: bool) -> None:

@@ -34,6 +34,7 @@ def calibrate(
     """Measure seconds and memory of every stage on six sizes, for the plans of --dry-run and --memory."""
     if not 1 <= rounds <= 100:
         raise RequestError(f"--rounds {rounds} is outside 1 to 100; 2 is usual")
+    from sky4.model.eight_bit import KINDS as EIGHT_BIT
     from sky4.pipeline.components import Components
     from sky4.pipeline.model_folder import BUNDLED, ModelFolder
     from sky4.planning import calibration, measuring
@@ -43,6 +44,8 @@ def calibrate(
     from sky4cli.console import Reporter
 
     folder = ModelFolder.read(model or BUNDLED)
+    if dtype in EIGHT_BIT:
+        raise RequestError(f"--dtype {dtype}: plans of it go by what its wider dtype was measured with; drop it")
     sketch = ModelSketch.read(folder)
     settled = Components.load(folder.path, device, dtype, attention_backend, threads)
     engine = {

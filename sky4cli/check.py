@@ -94,15 +94,13 @@ def check(
 
 def warn_failed(path: Path, reporter: Reporter, skip: Sequence[str] = ()) -> dict[str, Any]:
     """Check a file that was just made, with the usual limits: a warning for each failed gate; JSON values."""
-    from sky4.checking import Limits, judge, measure
+    from sky4.checking import Limits, judge, measure, verdict_values
 
-    facts = measure(path)
-    verdicts = judge(facts, Limits(), skip)
+    verdicts = judge(measure(path), Limits(), skip)
     for verdict in verdicts:
         if verdict.failed:
             reporter.note(f"warning: {path} fails the gate '{verdict.gate}' of `sky4 check`: {verdict.told}")
-    entry = _entry(facts, verdicts)
-    return {"passed": entry["passed"], "gates": entry["gates"]}
+    return verdict_values(verdicts)
 
 
 def _line(verdicts: Sequence[Verdict]) -> str:
@@ -112,9 +110,6 @@ def _line(verdicts: Sequence[Verdict]) -> str:
 
 
 def _entry(facts: Facts, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    return {
-        "path": str(facts.path),
-        "passed": not any(verdict.failed for verdict in verdicts),
-        "gates": {verdict.gate: {"passed": verdict.passed, "told": verdict.told} for verdict in verdicts},
-        **facts.to_dict(),
-    }
+    from sky4.checking import verdict_values
+
+    return {"path": str(facts.path), **verdict_values(verdicts), **facts.to_dict()}

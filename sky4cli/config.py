@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from sky4cli.options import Json
-from sky4cli.settings import files, settings_in_force
+from sky4cli.settings import files, settings_in_force, told_unknown, unknown_names
 
 EXAMPLES = (
     "sky4 config",
@@ -22,13 +22,18 @@ def config(context: typer.Context, as_json: Json = False) -> None:
 
     A flag beats the environment, that the working folder's file, that the user's file, and that the model's defaults.
     """
-    found = settings_in_force(context.find_root().command, os.environ, Path.cwd())
+    root = context.find_root().command
+    found = settings_in_force(root, os.environ, Path.cwd())
     places = files(os.environ, Path.cwd())
+    unknown = unknown_names(root, os.environ)
     if as_json:
         told = [{"command": one.command, "option": one.option, "value": one.value, "from": one.origin} for one in found]
-        print(json.dumps({"files": [str(place) for place in places], "settings": told}, separators=(",", ":")))
+        values = {"files": [str(place) for place in places], "settings": told, "unknown": unknown}
+        print(json.dumps(values, separators=(",", ":")))
         return
     for one in found:
         print(f"{f'{one.command} --{one.option}'.strip():<32} {json.dumps(one.value):<16} {one.origin}")
     for place in places:
         print(f"{place}: {'read' if place.is_file() else 'not there'}")
+    if unknown:
+        print(told_unknown(unknown))

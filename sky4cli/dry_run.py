@@ -6,37 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sky4.geometry import ClipGeometry
     from sky4.pipeline.model_folder import ModelFolder
-    from sky4.pipeline.request import ClipRequest
     from sky4.planning.plan import Plan
     from sky4.planning.sketch import ModelSketch
     from sky4cli.console import Reporter
-    from sky4cli.planned import Engine
 
 GIB = 2**30
-KINDS = ("float32", "bfloat16")  # that --memory may choose between where --dtype is left to it
-
-
-def plan_of(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketch, engine: Engine) -> Plan:
-    """On the engine's device, within its memory. DoesNotFit where nothing does."""
-    import torch
-
-    from sky4.pipeline.devices import DTYPES, choose_device, choose_dtype, use_threads
-    from sky4.planning.calibration import find, model_key
-    from sky4.planning.measuring import facts_of
-    from sky4.planning.plan import plan_request, plan_within
-    from sky4.planning.work import Setting
-
-    device = choose_device(engine.device)
-    dtype = choose_dtype(engine.dtype, device)
-    threads, key = use_threads(engine.threads), model_key(sketch)
-    setting = Setting(device.type, dtype, engine.economy)
-    known = {kind: find(facts_of(device, kind, threads), key) for kind in {dtype, *(DTYPES[name] for name in KINDS)}}
-    if engine.memory is None:
-        return plan_request(request, geometry, sketch, setting, known[dtype])
-    narrow = engine.dtype == "auto" and dtype == torch.float32
-    return plan_within(engine.memory, request, geometry, sketch, setting, known, narrow)
 
 
 def tell(plan: Plan, reporter: Reporter) -> None:

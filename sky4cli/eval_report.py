@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sky4.errors import RequestError
+from sky4.files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,17 +58,13 @@ def settings(of: str, suite: dict[str, Any], request: ClipRequest, model: str) -
 
 
 def write_results(out: Path, results: dict[str, Any], sheet: Image) -> None:
-    """Both files under temporary names first, so that neither is ever half written."""
+    """Both files whole or not at all."""
     from sky4.media.destination import whole_or_nothing
 
     with whole_or_nothing(out / SHEET, force=True) as partial:
         sheet.save(partial, format="PNG")
-    partial = out / f".{RESULTS}.partial"
-    try:
+    with replacing(out / RESULTS) as partial:
         partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(out / RESULTS)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def say_measures(told: dict[str, Any], result: Evaluation) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sky4.errors import RequestError
+from sky4cli.check import warn_failed
 from sky4cli.options import Backend, Device, Dtype, Force, Json, Model, Quiet
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def write_film(
             write_whole(path, lambda file: sheet.picture().save(file, format="PNG"))
         else:
             write_whole(path, partial(Path.write_text, data=texts[name], encoding="utf-8"))
+    reporter.stage("checking the file", 0, 1)
+    check = warn_failed(written.path, reporter)
     lasts = f"{written.frames} frames, {float(written.seconds):.2f} s"
     reporter.result(f"{written.path}  {written.width}x{written.height}  {lasts}  {len(plan.shots)} shots")
     reporter.result("  ".join(str(path) for path in beside.values()))
@@ -173,6 +176,7 @@ def write_film(
             "seconds": round(float(written.seconds), 6),
             "samples": reel.sample(plan.frames) if plan.sound else 0,
             "shots": shown,
+            "check": check,
             **{name: str(path) for name, path in beside.items()},
         }
     )
@@ -212,5 +216,6 @@ def recipe(files: ShotFiles) -> dict[str, Any]:
     return {
         "version": 1,
         "sky4": __version__,
+        "clip": {"frames": files.plan.frames, "fps": str(files.plan.fps)},
         "film": {"title": files.plan.title, "fps": str(files.plan.fps), "shots": shots},
     }

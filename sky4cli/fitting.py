@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,8 @@ def planned_engine(request: ClipRequest, folder: ModelFolder, engine: Engine, re
     geometry = validate(request, folder)
     reporter.stage("planning", 0, 1)
     load_libraries()
-    from sky4cli.dry_run import plan_of, sketch_of, tell
+    from sky4.planning.fitting import engine_of, plan_of
+    from sky4cli.dry_run import sketch_of, tell
 
     if engine.preset is not None:
         from sky4cli.paper import tell_preset
@@ -46,4 +46,4 @@ def planned_engine(request: ClipRequest, folder: ModelFolder, engine: Engine, re
         tell(plan, reporter)
     else:
         reporter.note(f"note: {plan.peak_bytes / 2**30:.2f}G are expected; {setting.economy.words}")
-    return replace(engine, dtype=str(setting.dtype).removeprefix("torch."), economy=setting.economy)
+    return engine_of(plan, engine)

@@ -44,7 +44,7 @@ from sky4cli.refine import EXAMPLES as REFINE_EXAMPLES
 from sky4cli.refine import refine
 from sky4cli.rerun import EXAMPLES as RERUN_EXAMPLES
 from sky4cli.rerun import rerun
-from sky4cli.settings import default_map, settings_in_force
+from sky4cli.settings import default_map, settings_in_force, told_unknown, unknown_names
 from sky4cli.shots import EXAMPLES as SHOTS_EXAMPLES
 from sky4cli.shots import shots
 from sky4cli.show import EXAMPLES as SHOW_EXAMPLES
@@ -148,6 +148,9 @@ def _defaults(root: Any, words: Sequence[str]) -> dict[str, Any]:
     """What the environment and the files of settings say; nothing where only help, version or completion is asked."""
     if {"--help", "-h", "--version"} & set(words) or "_SKY4_COMPLETE" in os.environ or words[:1] == ["config"]:
         return {}
+    unknown = unknown_names(root, os.environ)
+    if unknown and "--quiet" not in words:
+        print(told_unknown(unknown), file=sys.stderr)
     return default_map(settings_in_force(root, os.environ, Path.cwd()), words)
 
 

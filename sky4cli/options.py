@@ -19,7 +19,9 @@ Model = Annotated[
     Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder. Default: the bundled tiny model.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ... or auto.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto; int8, fp8: so many bits for weights.")
+]
 Backend = Annotated[
     str,
     typer.Option(

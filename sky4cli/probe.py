@@ -73,6 +73,8 @@ def probe(request_values: dict[str, Any], engine: dict[str, Any]) -> dict[str, A
         components = Components.load(Path(engine.pop("model")), **engine, economy=economy)
     if not economy.release:
         for part in NETWORKS:
+            if part == "refiner" and request.refinement is None:
+                continue
             with laps.lap(f"load {part}"):
                 getattr(components, part)
     began: dict[str, tuple[float, float]] = {}

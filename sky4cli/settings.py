@@ -24,6 +24,12 @@ PREFIX = "SKY4_"
 MOST_BYTES = 2**20
 NEVER = ("help", "version", "install-completion", "show-completion")
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+# Of the set-up, the build, the kernels, the checks and the tests; none of them is an option.
+FOREIGN = (
+    *("SKY4_PYTHON", "SKY4_TORCH_INDEX", "SKY4_ROOT", "SKY4_DEBUG"),
+    *("SKY4_CUDA_ARCHS", "SKY4_CUDA_PATH", "SKY4_ISA", "SKY4_THREADS", "SKY4_SM90_KEY_TILE", "SKY4_SM90_SPARSE"),
+    *("SKY4_WHEELS", "SKY4_COMMIT", "SKY4_BATCH_FULL"),
+)
 # Of options that exclude one another, the one that is typed lets go of what was set for the other.
 RIVALS = (("seconds", "frames"), ("seconds", "to"), ("keep-audio", "mix"))
 
@@ -98,6 +104,28 @@ def default_map(settings: Sequence[Setting], argv: Sequence[str]) -> dict[str, A
     return tree
 
 
+def unknown_names(root: Any, environ: Mapping[str, str]) -> dict[str, str]:
+    """The SKY4_* of the environment that nothing reads, each with the nearest name that is read, or ""."""
+    known = {*FOREIGN}
+    for option in _options(root):
+        known |= {_variable(option.name), _variable(f"{option.command} {option.name}".strip())}
+    unknown = sorted(name for name, text in environ.items() if name.startswith(PREFIX) and text and name not in known)
+    names = sorted(name.removeprefix(PREFIX) for name in known)  # of what all share, everything would be near
+    near = {name: difflib.get_close_matches(name.removeprefix(PREFIX), names, 1) for name in unknown}
+    return {name: PREFIX + found[0] if found else "" for name, found in near.items()}
+
+
+def told_unknown(unknown: Mapping[str, str]) -> str:
+    """One line about them, for people."""
+    said = (f"{name} (did you mean {near}?)" if near else name for name, near in unknown.items())
+    return f"warning: nothing of sky4 reads {', '.join(said)}"
+
+
+def _variable(name: str) -> str:
+    """'bench kernels seed' to SKY4_BENCH_KERNELS_SEED."""
+    return PREFIX + name.replace(" ", "_").replace("-", "_").upper()
+
+
 def _options(command: Any, name: str = "") -> Iterator[_Option]:
     for parameter in command.params:
         names = [opt[2:] for opt in parameter.opts if opt.startswith("--") and opt[2:] not in NEVER]
@@ -108,7 +136,7 @@ def _options(command: Any, name: str = "") -> Iterator[_Option]:
 
 
 def _of_environment(options: Sequence[_Option], environ: Mapping[str, str]) -> Iterator[Setting]:
-    """SKY4_STEPS for every command that has --steps, SKY4_GENERATE_STEPS for one. Other names are not ours."""
+    """SKY4_STEPS for every command that has --steps, SKY4_GENERATE_STEPS for one. `unknown_names` tells of others."""
     exact = {}
     for variable, text in environ.items():
         if variable.startswith(PREFIX) and text:

@@ -25,22 +25,25 @@ def print_any_name() -> None:
 
 
 def load_libraries() -> None:
-    """Import diffusers and transformers without scipy, which they look for and never need here: most of a second.
+    """Import diffusers and transformers without scipy and torchao, which they look for and never need here: most of a
+    second each, and torchao has much to say.
 
     For this process they then believe it is not installed; what is ours, and imports it by itself, still gets it.
     """
-    hidden = "scipy" not in sys.modules
-    if hidden:
-        sys.modules["scipy"] = None  # type: ignore[assignment]  # how Python says: cannot be imported
+    hidden = [name for name in ("scipy", "torchao") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python says: cannot be imported
     try:
         import diffusers.utils
         import transformers.utils
 
         diffusers.utils.is_scipy_available()
         transformers.utils.is_scipy_available()  # remembers its first answer
+        diffusers.utils.is_torchao_available()
+        transformers.utils.is_torchao_available()
     finally:
-        if hidden:
-            del sys.modules["scipy"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 def leave(code: int) -> NoReturn:

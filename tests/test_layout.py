@@ -18,7 +18,7 @@ CLI = ROOT / "sky4cli"
 # Floors of the house, the lowest first. A room imports from its own floor or below; a new room is entered here.
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"geometry", "config", "inputs"},
+    {"geometry", "config", "inputs", "files"},
     {"_C"},
     {"ops"},
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "shots", "world"},

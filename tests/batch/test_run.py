@@ -24,7 +24,7 @@ from sky4.batch.outputs import mark_of
 from sky4.batch.run import Result, Run, inputs_of
 from sky4.batch.work import Order, Outcome
 from sky4.errors import RequestError
-from sky4.media import write_clip
+from sky4.media import INSIDE, Provenance, write_clip
 from sky4.pipeline.digest import file_digest, weights_digest
 from sky4.pipeline.engine import Engine
 from sky4.pipeline.request import ClipRequest, Source
@@ -41,6 +41,7 @@ class Draws:
     meanwhile: dict[str, Callable[[Order], object]] = field(default_factory=dict)
     fails: dict[str, str] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+    black: set[str] = field(default_factory=set)  # jobs of which a gate says that they are
     lost: int = 0
     order: tuple[str, Order] | None = None
 
@@ -60,7 +61,11 @@ class Draws:
         draw(order)
         self.made.append(name)
         self.meanwhile.get(name, lambda _: None)(order)
-        return [(name, Outcome({"seed": order.request.seed, "latents": {}, "took_seconds": 0.0}))]
+        record: dict[str, Any] = {"seed": order.request.seed, "latents": {}, "took_seconds": 0.0}
+        if order.check:
+            gate = {"passed": name not in self.black, "told": "2.00 s are black, --max-black is 0.5 s"}
+            record["check"] = {"passed": gate["passed"], "gates": {"black": gate, "sync": {"passed": None}}}
+        return [(name, Outcome(record))]
 
     def close(self) -> None:
         pass
@@ -75,7 +80,9 @@ def draw(order: Order) -> None:
         "inputs": {str(path.absolute()): file_digest(path) for _, path in order.request.files()},
     }
     picture = np.full((1, 8, 8, 3), order.request.seed, np.uint8)
-    write_clip(order.out, [picture], None, fps=Fraction(16), recipe=recipe, force=order.replace)
+    write_clip(
+        order.out, [picture], None, fps=Fraction(16), recipe=recipe, force=order.replace, provenance=order.provenance
+    )
 
 
 @dataclass
@@ -88,6 +95,7 @@ class Batch:
     pool: Draws = field(default_factory=Draws)
     pause: Callable[[float], None] = lambda _: pytest.fail("nothing was to be waited for")
     results: dict[str, Result] = field(default_factory=dict)
+    provenance: Provenance = INSIDE
 
     @property
     def out(self) -> Path:
@@ -109,11 +117,12 @@ class Batch:
                 raise RequestError(f"'{path}' does not exist")
         sources = tuple(Source(path, "--image") for path in job.inputs)
         request = replace(STILL, prompt=self.prompts[job.name], seed=job.number, sources=sources, outputs="still")
-        return Ready(request, Engine(self.folder / "model"))
+        return Ready(request, Engine(self.folder / "model"), provenance=self.provenance)
 
     def examiner(self, **settings: Any) -> Examiner:
         journal = Journal(self.out)
         journal.refresh()
+        settings = {"check": False, **settings}  # what is drawn here would pass no gate
         return Examiner(self.plan, journal, inputs_of(self.jobs()), digests=Digests(), **settings)
 
     def run(self, fail_fast: bool = False, **settings: Any) -> dict[str, str]:
@@ -252,6 +261,65 @@ def test_a_clip_that_was_written_and_not_written_down_is_found(batch: Batch) -> 
     assert isinstance(batch.examiner().look(batch.jobs()[1]), Found)
     assert batch.run() == {"a.png": "unchanged", "b.png": "unchanged", "c.png": "made"}
     assert batch.pool.made == ["c.png"]
+    assert batch.run() == UNCHANGED
+
+
+def test_what_a_gate_refuses_is_set_aside_and_told_and_no_other_job_reads_it(batch: Batch) -> None:
+    batch.pool.black = {"b.png"}
+    batch.prompts["d.png"], batch.reads["d.png"] = "d", "out/b.png"
+    assert batch.run(check=True) == {**ALL_MADE, "b.png": "failed", "d.png": "failed"}
+    said = batch.results["b.png"].message
+    assert said == (
+        "refused by the gate 'black' (2.00 s are black, --max-black is 0.5 s) of `sky4 check`; the clip lies in "
+        "'refused/b.png'"
+    )
+    assert not (batch.out / "b.png").exists() and (batch.out / "refused" / "b.png").is_file()
+    assert batch.results["d.png"].message == "it needs 'b.png', which failed"
+    line = batch.examiner().journal.of("b.png").last
+    assert (line["event"], line["message"], line["refused"]) == ("failed", said, "refused/b.png")
+    assert batch.run(check=True)["b.png"] == "failed" and batch.pool.made == []
+    assert "--retry-failed tries it again" in batch.results["b.png"].message
+    assert batch.run(check=True, retry_failed=True)["b.png"] == "failed" and batch.pool.made == ["b.png"]
+    assert batch.run(check=False) == {**UNCHANGED, "b.png": "made", "d.png": "made"}
+
+
+def test_a_clip_that_is_found_is_checked_too(batch: Batch) -> None:
+    batch.pool.meanwhile["b.png"] = killed
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(check=True)
+    batch.pool.meanwhile.clear()
+    assert batch.run(check=True)["b.png"] == "failed"
+    assert "refused by the gate 'recipe' (its recipe has no checksums of latents" in batch.results["b.png"].message
+    assert (batch.out / "refused" / "b.png").is_file()
+
+
+def test_a_recipe_beside_the_clip_is_part_of_what_is_finished(batch: Batch) -> None:
+    assert batch.run() == ALL_MADE
+    batch.provenance = Provenance(sidecar=True)
+    assert batch.run() == ALL_MADE
+    assert batch.run() == UNCHANGED
+    (batch.out / "b.png.json").unlink()
+    assert batch.run() == {**UNCHANGED, "b.png": "made"}
+    assert (batch.out / "b.png.json").is_file()
+
+
+def test_a_file_of_somebodys_where_a_recipe_would_go_stays(batch: Batch) -> None:
+    batch.provenance = Provenance(sidecar=True)
+    batch.out.mkdir()
+    (batch.out / "b.png.json").write_text("mine")
+    assert batch.run() == {**ALL_MADE, "b.png": "failed"}
+    assert "b.png.json', where the recipe goes, exists already" in batch.results["b.png"].message
+    assert (batch.out / "b.png.json").read_text() == "mine"
+    assert batch.run(force=True)["b.png"] == "made"
+
+
+def test_a_clip_without_a_recipe_that_was_not_written_down_is_made_anew(batch: Batch) -> None:
+    batch.provenance = Provenance(inside=False)
+    batch.pool.meanwhile["b.png"] = killed
+    with pytest.raises(KeyboardInterrupt):
+        batch.run()
+    batch.pool.meanwhile.clear()
+    assert batch.run() == {"a.png": "unchanged", "b.png": "made", "c.png": "made"}
     assert batch.run() == UNCHANGED
 
 

@@ -1,4 +1,4 @@
-"""One clip of a batch: killed on the way, it goes on where it was."""
+"""One clip of a batch: killed on the way, it goes on where it was; what it tells, and how it is signed and checked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from sky4.batch.work import make_clip
+from sky4.batch.work import Order, make_clip
+from sky4.pipeline.clip import Progress
 from sky4.pipeline.components import Components
+from sky4.pipeline.engine import Engine
+from sky4.pipeline.request import ClipRequest
 from tests.pipeline.plain import PLAIN
 
 
 @pytest.fixture(scope="module")
 def components(nano_model: Path) -> Components:
     return Components.load(nano_model, "cpu", "float32")
+
+
+def made(request: ClipRequest, components: Components, out: Path, state: Path, progress: Progress) -> dict:
+    engine = Engine(components.folder.path, dtype="float32")
+    return make_clip(Order(request, engine, out, components.digest, state, check=False), components, progress)
 
 
 def test_a_job_that_was_killed_goes_on_where_it_was(components: Components, tmp_path: Path) -> None:
@@ -28,12 +36,12 @@ def test_a_job_that_was_killed_goes_on_where_it_was(components: Components, tmp_
         if stage == "sampling":
             steps.append(done)
 
-    whole = make_clip(request, components, tmp_path / "whole.mp4", False, lambda *_: None, tmp_path / "other")
+    whole = made(request, components, tmp_path / "whole.mp4", tmp_path / "other", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
-        make_clip(request, components, tmp_path / "a.mp4", False, interrupting, tmp_path / "state")
-    made = make_clip(request, components, tmp_path / "a.mp4", False, noting, tmp_path / "state")
+        made(request, components, tmp_path / "a.mp4", tmp_path / "state", interrupting)
+    again = made(request, components, tmp_path / "a.mp4", tmp_path / "state", noting)
     assert steps[0] in (2, 3)
-    assert made["latents"] == whole["latents"]
+    assert again["latents"] == whole["latents"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "whole.mp4"]
 
 
@@ -43,7 +51,7 @@ def test_a_state_of_another_clip_is_left_behind(components: Components, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_clip(replace(PLAIN, steps=5), components, tmp_path / "a.mp4", False, interrupting, tmp_path / "state")
-    made = make_clip(replace(PLAIN, seed=9), components, tmp_path / "a.mp4", False, lambda *_: None, tmp_path / "state")
-    assert made["seed"] == 9
+        made(replace(PLAIN, steps=5), components, tmp_path / "a.mp4", tmp_path / "state", interrupting)
+    again = made(replace(PLAIN, seed=9), components, tmp_path / "a.mp4", tmp_path / "state", lambda *_: None)
+    assert again["seed"] == 9
     assert not (tmp_path / "state").exists()

@@ -15,7 +15,9 @@ import typer.main
 from PIL import Image
 
 from sky4.batch.manifest import tidy_name
+from sky4.errors import RequestError
 from sky4.media import read_recipe, write_clip
+from sky4.pipeline.events import read_event
 from sky4cli.batch_flags import FOLDER_INPUTS, MAKERS, NOT_OF_A_JOB, commands
 from sky4cli.main import app, main
 
@@ -197,10 +199,10 @@ def test_an_unforeseen_error_of_one_job_spares_the_rest(call: Call, monkeypatch:
 
     make = work.make_clip
 
-    def faulty(request: Any, *rest: Any) -> dict[str, Any]:
-        if request.seed == 1:
+    def faulty(order: Any, *rest: Any) -> dict[str, Any]:
+        if order.request.seed == 1:
             raise ZeroDivisionError("a bug")
-        return make(request, *rest)
+        return make(order, *rest)
 
     monkeypatch.setattr(work, "make_clip", faulty)
     write_jobs(*({"prompt": "a", "seed": seed, "only": "video", "out": f"{seed}.mp4"} for seed in range(3)))
@@ -215,10 +217,10 @@ def test_an_interrupt_tells_what_was_done_and_exits_130(call: Call, monkeypatch:
 
     make = work.make_clip
 
-    def interrupted(request: Any, *rest: Any) -> dict[str, Any]:
-        if request.seed == 1:
+    def interrupted(order: Any, *rest: Any) -> dict[str, Any]:
+        if order.request.seed == 1:
             raise KeyboardInterrupt
-        return make(request, *rest)
+        return make(order, *rest)
 
     monkeypatch.setattr(work, "make_clip", interrupted)
     write_jobs(*({"prompt": "a", "seed": seed, "only": "video", "out": f"{seed}.mp4"} for seed in range(3)))
@@ -295,3 +297,58 @@ def test_an_output_of_the_users_stays(call: Call, tmp_path: Path) -> None:
     assert Path("out/a.png").read_bytes() == b"mine"
     shutil.rmtree("out")
     assert call("batch", "jobs.jsonl", "-o", "out")[0] == 0
+
+
+def test_a_row_says_where_its_recipe_and_its_events_go_and_what_memory_it_has(call: Call, tmp_path: Path) -> None:
+    write_jobs(
+        {"prompt": "a", "only": "video", "sidecar": True, "events": "log.jsonl", "memory": "1G", "out": "a.mp4"},
+        {"prompt": "a", "only": "still", "no-metadata": True, "out": "b.png"},
+        {"prompt": "a", "only": "video", "memory": "64M", "out": "c.mp4"},
+        {"prompt": "a", "only": "video", "events": "-", "out": "d.mp4"},
+        {"prompt": "a", "only": "video", "events": "../log.jsonl", "out": "e.mp4"},
+        {"prompt": "a", "only": "video", "c2pa": "cert.pem", "out": "f.mp4"},
+        {"prompt": "a", "only": "video", "memory": "much", "out": "g.mp4"},
+    )
+    code, out, err = call("batch", "jobs.jsonl", "-o", "out", "--json")
+    assert code == 4
+    told = {job["job"]: job for job in json.loads(out)["jobs"]}
+    assert {name: job["status"] for name, job in told.items()} == {
+        "a.mp4": "made",
+        "b.png": "made",
+        "c.mp4": "failed",
+        "g.mp4": "failed",
+    }
+    assert "--memory 0.06G: the clip needs " in told["c.mp4"]["message"]
+    assert "--memory much: expected a size" in told["g.mp4"]["message"]
+    assert [fault["message"] for fault in json.loads(out)["faults"]] == [
+        "'-' is no file; the events of a job go into one, such as events.jsonl",
+        f"the output '../log.jsonl' leads out of '{tmp_path / 'out'}'; choose a name inside",
+        "'c2pa' takes a list of 2, got 1",
+    ]
+    assert read_recipe(Path("out/a.mp4.json"))["request"] == read_recipe(Path("out/a.mp4"))["request"]
+    with pytest.raises(RequestError, match="holds no sky4 recipe"):
+        read_recipe(Path("out/b.png"))
+    events = [read_event(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert (events[0]["event"], events[0]["command"], events[-1]["ok"]) == ("start", "generate", True)
+    assert [event["path"] for event in events if event["event"] == "artifact"] == [str(tmp_path / "out" / "a.mp4")]
+    assert told["a.mp4"]["check"]["passed"] is True
+    code, _, err = call("batch", "jobs.jsonl", "-o", "more", "--events", "-")
+    assert code == 2 and "--events -: many jobs tell their events here; name a file" in err
+
+
+def test_a_clip_that_a_gate_refuses_exits_with_4_and_no_check_keeps_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sky4.batch import work
+
+    black = {"passed": False, "gates": {"black": {"passed": False, "told": "all of it is black"}}}
+    monkeypatch.setattr(work, "checked", lambda *_: black)
+    write_jobs({"prompt": "a", "only": "still", "sidecar": True, "out": "sub/a.png"})
+    code, out, _ = call("batch", "jobs.jsonl", "-o", "out")
+    assert code == 4
+    assert "1/1  sub/a.png  failed: refused by the gate 'black' (all of it is black) of `sky4 check`" in out
+    assert Path("out/refused/sub/a.png").is_file() and Path("out/refused/sub/a.png.json").is_file()
+    assert list(Path("out/sub").iterdir()) == []
+    code, out, err = call("batch", "jobs.jsonl", "-o", "out", "--no-check", "--json")
+    assert code == 0, err
+    assert "check" not in json.loads(out)["jobs"][0]

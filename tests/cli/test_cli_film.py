@@ -63,6 +63,7 @@ def test_a_film_is_exact_and_only_changed_shots_are_made(run: Run) -> None:
     assert Path("film.edl").read_text("utf-8").startswith("TITLE: shots\n")
     assert Path("film.png").stat().st_size > 0
     recipe = read_recipe(Path("film.mkv"))
+    assert told["check"]["gates"]["recipe"]["passed"] and told["check"]["gates"]["frames"]["passed"]
     assert [shot["name"] for shot in recipe["film"]["shots"]] == ["one", "shot-2", "shot-3"]
     first = {path.name: path.stat().st_mtime_ns for path in Path("film.shots").iterdir()}
 

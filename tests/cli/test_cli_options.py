@@ -84,7 +84,7 @@ OPTIONS = {
     ],
     "batch": [
         *("jobs", "-o --out", "--command", "--retry-failed", "--shard", "--dry-run", "--keep-going"),
-        *("--allow-outside", "--ray", "--workers"),
+        *("--allow-outside", "--ray", "--workers", "--check"),
         *SAYING,
     ],
     "check": [

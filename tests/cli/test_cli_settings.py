@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer.main
 from sky4.errors import RequestError
 from sky4.media import read_recipe
 from sky4cli.main import app, main
-from sky4cli.settings import default_map, settings_in_force
+from sky4cli.settings import default_map, settings_in_force, unknown_names
 
 
 @pytest.fixture
@@ -123,6 +124,39 @@ def test_the_environment_is_held_to_the_same(home: Path) -> None:
         with pytest.raises(RequestError, match=words):
             in_force({name: text})
     assert in_force({"SKY4_STEPS": "", "SKY4_DEBUG": "1", "SKY4_PYTHON": "python3"}) == {}
+
+
+def test_a_name_that_nothing_reads_is_told_with_the_nearest_one(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SKY4_STPES", "SKY4_GENERATE_TO", "SKY4_XYLOPHONE", "SKY4_ISA", "SKY4_SEED"):
+        monkeypatch.setenv(name, "avx2" if name == "SKY4_ISA" else "4")
+    monkeypatch.setenv("SKY4_STPS", "")
+    assert main(["check", "gone.mp4"]) == 2
+    warning, _ = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: nothing of sky4 reads SKY4_GENERATE_TO (did you mean SKY4_GENERATE_")
+    assert "SKY4_STPES (did you mean SKY4_STEPS?)" in warning and warning.endswith(", SKY4_XYLOPHONE")
+    assert not {"SKY4_ISA", "SKY4_SEED", "SKY4_STPS"} & set(warning.replace(",", " ").split())
+    assert main(["check", "gone.mp4", "--quiet"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"]["SKY4_STPES"] == "SKY4_STEPS"
+    for word in ("--version", "--help"):
+        main([word])
+        assert not capsys.readouterr().err
+
+
+def test_every_name_that_the_other_parts_read_is_known() -> None:
+    """As their sources spell it: getenv in C++, ENV in CMake, ${...} in the scripts, os.environ in Python."""
+    root = Path(__file__).parents[2]
+    code = r"(?:getenv\(|ENV\{|environ\.get\(|environ\[|environ\.setdefault\()[\"']?(SKY4_[A-Z0-9_]+)"
+    reads = {**dict.fromkeys((".py", ".cpp", ".cu", ".h", ".cmake"), code), "": r"\$\{?(SKY4_[A-Z0-9_]+)"}
+    reads[".sh"] = reads[""]
+    places = (root / name for name in ("cmake", "scripts", "csrc", "python_model", "sky4cli", "tests"))
+    sources = [file for place in places for file in place.rglob("*") if file.suffix in reads and file.is_file()]
+    found = {name for file in sources for name in re.findall(reads[file.suffix], file.read_text("utf-8", "replace"))}
+    assert {"SKY4_ISA", "SKY4_CUDA_ARCHS", "SKY4_PYTHON", "SKY4_DEBUG", "SKY4_COMMIT"} <= found
+    assert unknown_names(typer.main.get_command(app), dict.fromkeys(found, "1")) == {}
 
 
 def test_config_shows_each_setting_with_its_place(

@@ -11,26 +11,34 @@ from typing import Any
 import pytest
 import torch
 
-from sky4.pipeline import generate
+from sky4.pipeline import generate, refine
 
 
 def killed_after(evaluations: int, patch: pytest.MonkeyPatch) -> None:
     """From now on this process dies inside the next velocity after so many of them."""
-    left = [evaluations]
+    deadly = _deadly_after(evaluations)
     made = generate.model_velocity
+    patch.setattr(generate, "model_velocity", lambda *given: deadly(made(*given)))
 
-    def model_velocity(*given: Any) -> Any:
-        evaluate = made(*given)
 
-        def deadly(*state: Any, **more: Any) -> Any:
+def killed_refining_after(tiles: int, patch: pytest.MonkeyPatch) -> None:
+    """From now on this process dies inside the next tile that it refines after so many of them."""
+    patch.setattr(refine, "refiner_velocity", _deadly_after(tiles)(refine.refiner_velocity))
+
+
+def _deadly_after(calls: int) -> Callable[[Any], Any]:
+    left = [calls]
+
+    def deadly(function: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
-            return evaluate(*state, **more)
+            return function(*given, **more)
 
-        return deadly
+        return call
 
-    patch.setattr(generate, "model_velocity", model_velocity)
+    return deadly
 
 
 def life(work: Callable[[], None]) -> int:

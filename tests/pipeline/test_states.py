@@ -257,7 +257,7 @@ def test_large_states_are_written_less_often(
     now, written = [0.0], []
     monkeypatch.setattr(states.time, "monotonic", lambda: now[0])
 
-    def write(self: Any, facts: dict[str, Any], moment: Moment) -> None:
+    def write(self: Any, file: str, facts: dict[str, Any], moment: Moment) -> None:
         now[0] += 0.19
         written.append(moment.step)
 

@@ -9,12 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from sky4.batch.gates import REFUSED
 from sky4.batch.manifest import Misread, Place, Row, Value
+from sky4.media import INSIDE, Provenance
 from sky4.pipeline.engine import Engine
 from sky4.pipeline.request import ClipRequest
 from sky4.prompting.references import kind_of
 
 OWN_FOLDER = ".locks"  # inside the folder of outputs
+OWN_FOLDERS = (OWN_FOLDER, REFUSED)
+LOG = "events.jsonl"
 MOST_VARIATIONS = 10_000
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
@@ -23,13 +27,14 @@ TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 class Option:
     """A flag of a command, as a row may name it. flag: "" for the file that stands without one.
 
-    takes: a path (a named one: NAME=PATH, a name or not: [NAME=]PATH) is read relative to the manifest. off: the flag
-    that says no to a switch, or "".
+    takes: a path (a named one: NAME=PATH, a name or not: [NAME=]PATH) is read relative to the manifest, a log is
+    written relative to the outputs. values: how many one flag takes. off: the flag that says no to a switch, or "".
     """
 
     flag: str
-    takes: Literal["text", "switch", "path", "named path", "path, a name or not"] = "text"
+    takes: Literal["text", "switch", "path", "named path", "path, a name or not", "log"] = "text"
     many: bool = False
+    values: int = 1
     off: str = ""
 
 
@@ -56,9 +61,15 @@ class Layout:
         path = self.out / text
         if not self.allow_outside and not _inside(path, self.out):
             raise Misread(f"the output '{text}' leads out of '{self.out}'; choose a name inside")
-        if _inside(path, self.out / OWN_FOLDER) or real(path) == real(self.out):
+        if any(_inside(path, self.out / own) for own in OWN_FOLDERS) or real(path) == real(self.out):
             raise Misread(f"the output '{text}' is the batch's own; choose another name")
         return path
+
+    def log(self, text: str) -> Path:
+        """Misread as of `output`, and for what is no file."""
+        if not is_log(text):
+            raise Misread(f"'{text}' is no file; the events of a job go into one, such as {LOG}")
+        return self.output(text)
 
     def name(self, out: Path) -> str:
         """What an output is called in the journal: its path inside the folder, so that the folder can be moved."""
@@ -88,12 +99,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Ready:
-    """A job whose flags have become a request of one variation. notes: worth saying of it."""
+    """A job whose flags have become a request of one variation. notes: worth saying of it. events: a file to add to."""
 
     request: ClipRequest
     engine: Engine
     enhancer: Path | None = None
     notes: tuple[str, ...] = ()
+    provenance: Provenance = INSIDE
+    events: str | None = None
 
 
 Plan = Callable[[Job], Ready]  # RequestError for what cannot be made
@@ -120,9 +133,8 @@ def jobs_of(
         if option in said:
             raise Misread(f"'{said[option]}' and '{name}' are one flag; drop one")
         said[option] = name
-        given[option] = _texts(
-            name, option, value, _as_it_is if name == "out" else lambda text: str(layout.input(text))
-        )
+        place = _as_it_is if name == "out" else layout.log if option.takes == "log" else layout.input
+        given[option] = _texts(name, option, value, place)
     out_option, count_option = options["out"], options["variations"]
     given.setdefault(out_option, (f"{row.number:04d}{_usual_suffix(options, given)}",))
     row_out = layout.output(given.pop(out_option)[0])
@@ -151,7 +163,7 @@ def _option(name: str, options: Command, command: str) -> Option:
     return options[name]
 
 
-def _texts(name: str, option: Option, value: Value, place: Callable[[str], str]) -> tuple[str, ...]:
+def _texts(name: str, option: Option, value: Value, place: Callable[[str], str | Path]) -> tuple[str, ...]:
     """What is given to a flag; of a switch ("on",) or ("off",)."""
     if option.takes == "switch":
         word = str(value).strip().lower()
@@ -161,25 +173,31 @@ def _texts(name: str, option: Option, value: Value, place: Callable[[str], str])
     if isinstance(value, bool):
         raise Misread(f"'{name}' wants a value, not {str(value).lower()}")
     texts = value if isinstance(value, tuple) else (value,)
-    if len(texts) != 1 and not option.many:
-        raise Misread(f"'{name}' takes one value, got {len(texts)}")
-    if "path" not in option.takes:
+    if len(texts) != option.values and not option.many:
+        wanted = "one value" if option.values == 1 else f"a list of {option.values}"
+        raise Misread(f"'{name}' takes {wanted}, got {len(texts)}")
+    if "path" not in option.takes and option.takes != "log":
         return texts
     placed = []
     for text in texts:
         prefix, path = _split(text, option)
-        placed.append(prefix + place(path))
+        placed.append(f"{prefix}{place(path)}")
     return tuple(placed)
 
 
 def _split(text: str, option: Option) -> tuple[str, str]:
     """('image_1=', 'a.png') of a named path."""
-    if option.takes == "path":
+    if option.takes in ("path", "log"):
         return "", text
     name, equals, path = text.partition("=")
     if not equals or (option.takes == "path, a name or not" and "/" in name):
         return "", text
     return name + equals, path
+
+
+def is_log(text: str) -> bool:
+    """Whether events may be told there: stdout and descriptors are not a job's to use."""
+    return text != "-" and not text.startswith("fd:")
 
 
 def _as_it_is(text: str) -> str:
@@ -192,6 +210,8 @@ def _argv(given: Mapping[Option, tuple[str, ...]]) -> list[str]:
     for option, texts in given.items():
         if option.takes == "switch":
             argv += [option.flag] if texts == ("on",) else [option.off] if option.off else []
+        elif option.values > 1:
+            argv += [option.flag, *texts]
         elif option.flag:
             argv += [f"{option.flag}={text}" for text in texts]  # with =, a value may begin with dashes
         else:

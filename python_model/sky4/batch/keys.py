@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sky4.errors import RequestError, Sky4Failure
+from sky4.media import INSIDE, Provenance
 from sky4.pipeline.digest import file_digest, weights_digest, weights_hashes
 from sky4.pipeline.engine import SHORT, Engine
 from sky4.pipeline.request import PATH_KEYS, ClipRequest
@@ -69,10 +70,16 @@ def signature_of(path: Path) -> Signature:
     return tuple((str(file.relative_to(path)), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file, stat in stats)
 
 
-def job_key(request: ClipRequest, engine: Engine, enhancer: Path | None, digests: Digests) -> str:
-    """The key of a clip. dtype and attention count as asked for: they change bits, and one changed is meant."""
+def job_key(
+    request: ClipRequest,
+    engine: Engine,
+    enhancer: Path | None,
+    digests: Digests,
+    provenance: Provenance = INSIDE,
+) -> str:
+    """The key of a clip. dtype, attention and memory count as asked for: they change bits, and one changed is meant."""
     inputs = {str(path.absolute()): digests.of_input(path) for _, path in request.files()}
-    parts = {
+    parts: dict[str, Any] = {
         "version": VERSION,
         "clip": essence(request.to_dict(), inputs),
         "model": digests.of_model(engine.model),
@@ -80,6 +87,12 @@ def job_key(request: ClipRequest, engine: Engine, enhancer: Path | None, digests
         "attention": engine.attention_backend,
         "enhancer": "" if enhancer is None else digests.of_enhancer(enhancer),
     }
+    if engine.memory is not None:
+        parts["memory"] = engine.memory
+    if provenance != INSIDE:  # what is usual is not written down, so that a folder made without these stays finished
+        signer = provenance.credentials
+        signed = [] if signer is None else [digests.of_input(path) for path in (signer.certificate, signer.key)]
+        parts["provenance"] = [provenance.inside, provenance.sidecar, *signed]
     return _hash(parts)
 
 
@@ -93,10 +106,12 @@ def is_clip_of(recipe: Mapping[str, Any], request: ClipRequest, engine: Engine, 
     inputs = {str(path.absolute()): digests.of_input(path) for _, path in request.files()}
     try:
         computed = recipe["computed"]
+        narrow = computed.get("economy", {}).get("weights", "")
         return (
             essence(recipe["request"], recipe["inputs"]) == essence(request.to_dict(), inputs)
             and recipe["model"]["digest"] == digests.of_model(engine.model)
-            and SHORT.get(engine.dtype, engine.dtype) in ("auto", computed["dtype"])
+            and SHORT.get(engine.dtype, engine.dtype) in ("auto", narrow or computed["dtype"])
+            and (not narrow or engine.dtype != "auto" or engine.memory is not None)
             and engine.attention_backend in ("auto", computed["attention_backend"])
         )
     except (KeyError, TypeError, AttributeError, ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 from sky4.batch.keys import signature_of
 from sky4.errors import RequestError
 from sky4.media import read_recipe
+from sky4.media.recipe import sidecar_of
 from sky4.pipeline.digest import file_digest
 
 
@@ -48,9 +49,11 @@ def sweep_partials(path: Path) -> None:
 
 
 def remove_output(path: Path) -> None:
-    """Remove what a job of this batch has written."""
+    """Remove what a job of this batch has written, and its recipe beside it."""
     with suppress(OSError):
         _remove(path)
+        if sidecar_of(path).is_file():
+            _remove(sidecar_of(path))
 
 
 def _remove(path: Path) -> None:

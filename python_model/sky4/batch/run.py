@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sky4.batch.examine import Examiner, Found, Make, Occupied, Refused, Unchanged
+from sky4.batch.gates import NO_CHECK, checked, refusal, set_aside
 from sky4.batch.jobs import Job, real
 from sky4.batch.journal import Journal
 from sky4.batch.keys import job_key
@@ -21,6 +22,7 @@ from sky4.batch.outputs import mark_of, remove_output, sweep_partials
 from sky4.batch.pool import Pool
 from sky4.batch.work import Order, Outcome
 from sky4.errors import RequestError
+from sky4.media import INSIDE
 
 STATES = ".sky4-states"  # beside the journal: of jobs that were killed
 POLL_SECONDS = 0.5  # between two looks at jobs that another process is making
@@ -50,7 +52,8 @@ class _Going:
 class Run:
     """One run over a folder of outputs. tell: each result as it comes. Use once, with `go`.
 
-    fail_fast: no further job is begun after one that failed.
+    fail_fast: no further job is begun after one that failed. Where the examiner checks, a clip that a gate of `sky4
+    check` refuses is set aside, and its job has failed.
     """
 
     jobs: list[Job]
@@ -139,17 +142,48 @@ class Run:
             self.journal.append(self.locks, "started", job.name, verdict.key, generation=held.generation)
             ready = verdict.ready
             state = self._state_of(job, verdict.key)
-            order = Order(ready.request, ready.engine, job.out, verdict.model, state, verdict.replace, ready.enhancer)
+            order = Order(
+                ready.request,
+                ready.engine,
+                job.out,
+                verdict.model,
+                state,
+                verdict.replace,
+                ready.enhancer,
+                ready.provenance,
+                ready.events,
+                job.command,
+                self.examiner.check,
+            )
             self._going[job.name] = _Going(job, verdict, held)
             self.pool.submit(job.name, order)
             return True
+        refused = ""
         if isinstance(verdict, Found):
-            self.journal.append(self.locks, "done", job.name, verdict.key, output=mark_of(job.out), found=True)
+            refused = self._found(job, verdict)
             shutil.rmtree(self._state_of(job, verdict.key), ignore_errors=True)
         self.locks.release(held)
+        if refused:
+            return self._settle(Result(job, "failed", refused))
         if isinstance(verdict, Refused | Occupied):
             return self._settle(Result(job, "failed", verdict.message))
         return self._settle(Result(job, "unchanged"))
+
+    def _found(self, job: Job, found: Found) -> str:
+        """Write down a clip whose writer was killed before it could; returns why a gate refuses it, or ""."""
+        why = refusal(checked(job.out, INSIDE)) if self.examiner.check else ""
+        if why:
+            return self._refused(job, found.key, why)
+        self.journal.append(self.locks, "done", job.name, found.key, output=mark_of(job.out), found=True)
+        return ""
+
+    def _refused(self, job: Job, key: str, why: str) -> str:
+        """Set a refused clip aside and write that down; returns what is said of it."""
+        place = set_aside(job.out, self.journal.path.parent, job.name)
+        lies = place.relative_to(self.journal.path.parent).as_posix()
+        message = f"{why}; the clip lies in '{lies}'"
+        self.journal.append(self.locks, "failed", job.name, key, message=message, refused=lies)
+        return message
 
     def _state_of(self, job: Job, key: str) -> Path:
         """Where this job, as it is now, keeps how far it has come: two jobs may be of one key."""
@@ -169,6 +203,8 @@ class Run:
                 key, message = "" if moved else going.make.key, moved or outcome.message
                 self.journal.append(self.locks, "failed", job.name, key, message=message)
                 self._settle(Result(job, "failed", message))
+            elif why := refusal((outcome.record or {}).get("check", NO_CHECK)):
+                self._settle(Result(job, "failed", self._refused(job, going.make.key, why)))
             else:
                 assert outcome.record is not None
                 told = {name: outcome.record[name] for name in ("seed", "latents", "took_seconds")}
@@ -191,7 +227,7 @@ class Run:
                     f"the model in '{ready.engine.model}' changed while the batch was running; start it again"
                 )
                 return self._ending
-            if job_key(ready.request, ready.engine, ready.enhancer, digests) != going.make.key:
+            if job_key(ready.request, ready.engine, ready.enhancer, digests, ready.provenance) != going.make.key:
                 return "an input changed while the clip was being made; start the batch again"
         except RequestError as error:
             return str(error)

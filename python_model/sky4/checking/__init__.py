@@ -4,7 +4,7 @@
 """
 
 from sky4.checking.facts import Facts, PictureFacts, Repeat, SoundFacts, Span, Sync
-from sky4.checking.gates import GATES, Limits, Verdict, judge
+from sky4.checking.gates import GATES, Limits, Verdict, judge, verdict_values
 from sky4.checking.measure import measure
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Verdict",
     "judge",
     "measure",
+    "verdict_values",
 ]

@@ -74,6 +74,14 @@ def judge(facts: Facts, limits: Limits, skip: Sequence[str] = ()) -> tuple[Verdi
     return tuple(Verdict(name, *gate(facts, limits)) for name, gate in chosen.items())
 
 
+def verdict_values(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """As JSON values: whether all passed, and what each gate says."""
+    return {
+        "passed": not any(verdict.failed for verdict in verdicts),
+        "gates": {verdict.gate: {"passed": verdict.passed, "told": verdict.told} for verdict in verdicts},
+    }
+
+
 def _decodes(facts: Facts, _: Limits) -> tuple[bool | None, str]:
     if facts.fault:
         return False, f"it cannot be decoded to its end: {facts.fault}"
@@ -212,6 +220,8 @@ def _recipe(facts: Facts, limits: Limits) -> tuple[bool | None, str]:
 def recipe_faults(recipe: Mapping[str, Any], facts: Facts, limits: Limits) -> list[str]:
     """What a recipe says of itself or of the file that does not hold."""
     request, latents = recipe.get("request"), recipe.get("latents")
+    if isinstance(recipe.get("film"), Mapping):  # joined of clips, whose own files have recipes of this kind
+        return _unlike(recipe.get("clip"), facts, limits)
     if not isinstance(request, Mapping) or not isinstance(recipe.get("model"), Mapping):
         return ["its recipe has no request or no model"]
     faults = []
@@ -219,10 +229,16 @@ def recipe_faults(recipe: Mapping[str, Any], facts: Facts, limits: Limits) -> li
         faults.append("its recipe has no checksums of latents")
     elif not all(isinstance(value, str) and CHECKSUM.fullmatch(value) for value in latents.values()):
         faults.append("a checksum of latents in its recipe is no SHA-256")
-    given = recipe.get("clip", request)  # what was written, which differs from what was asked for a given video
+    # what was written, which differs from what was asked for a given video
+    return [*faults, *_unlike(recipe.get("clip", request), facts, limits)]
+
+
+def _unlike(given: Any, facts: Facts, limits: Limits) -> list[str]:
+    """Where the file has not the frames and the rate that its recipe gives."""
     frames, fps = _frames_and_rate(given)
     if frames is None or fps is None:
-        return [*faults, "its recipe does not say how many frames it has at which rate"]
+        return ["its recipe does not say how many frames it has at which rate"]
+    faults = []
     if facts.picture is not None:
         if facts.picture.frames != frames:
             faults.append(f"its recipe says {frames} frames and it has {facts.picture.frames}")

@@ -29,6 +29,7 @@ from sky4.pipeline.components import Components
 from sky4.pipeline.model_folder import RefinerEntry
 from sky4.pipeline.refine import HighGrid, attention_work, refined
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.states import NoStates
 from sky4.pipeline.windows import to_frames
 from sky4.train.pairs import PairShape, pair_scene, render_pairs
 from sky4.world.captions import caption
@@ -157,7 +158,7 @@ def _refined(
     kept = components.folder
     components.folder = replace(kept, manifest=replace(kept.manifest, refiner=entry))
     try:
-        return refined(low, None, high, text, components, seed, 0, lambda *_: None)
+        return refined(low, None, high, text, components, seed, 0, lambda *_: None, NoStates())
     finally:
         components.folder = kept
 

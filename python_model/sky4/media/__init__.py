@@ -8,7 +8,7 @@ from sky4.media.continuation import JoinedSound, KeptThenMade, check_continuable
 from sky4.media.credentials import Credentials
 from sky4.media.destination import OutputFormat, check_destination, output_format
 from sky4.media.images import probe_image, read_image
-from sky4.media.provenance import Provenance, check_provenance
+from sky4.media.provenance import INSIDE, Provenance, check_provenance
 from sky4.media.recipe import read_recipe
 from sky4.media.sound import probe_audio, read_audio, sound_power
 from sky4.media.soundtrack import Soundtrack, check_soundtrack, kept_sound, mixed
@@ -16,6 +16,7 @@ from sky4.media.video import VideoFacts, iterate_video, own_rate, probe_video, r
 from sky4.media.write import WrittenClip, write_clip
 
 __all__ = [
+    "INSIDE",
     "Credentials",
     "JoinedSound",
     "KeptThenMade",

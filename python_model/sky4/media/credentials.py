@@ -17,7 +17,7 @@ from PIL import Image
 
 from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
-from sky4.media.destination import partial_name
+from sky4.files import partial_name
 from sky4.media.xmp import TRAINED
 
 TYPES = {".mp4": "video/mp4", ".mov": "video/quicktime", ".png": "image/png", ".wav": "audio/wav"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sky4.errors import RequestError, Sky4Failure
+from sky4.files import partial_name, replacing
 
 RECIPE_NAME = "recipe.json"  # the recipe's file in a folder of pictures
 
@@ -100,14 +101,11 @@ def whole_or_nothing(path: Path, force: bool = False) -> Iterator[Path]:
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """A file of any kind, replaced whole or not at all: `write` fills a temporary one beside it. Sky4Failure where the
     disk does not take it."""
-    partial = partial_name(path)
     try:
-        write(partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            write(partial)
     except OSError as error:
         raise Sky4Failure(_write_failure(path, error)) from error
-    finally:
-        _remove(partial)
 
 
 def _check_replaceable(path: Path, chosen: OutputFormat, force: bool) -> None:
@@ -135,12 +133,6 @@ def _write_failure(path: Path, error: OSError) -> str:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-
-
-def partial_name(path: Path) -> Path:
-    """What a file is called until it is whole, beside where it will lie."""
-    # the process id keeps two runs apart; the leading dot hides it from file managers
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _remove(partial: Path) -> None:

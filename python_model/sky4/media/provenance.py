@@ -10,9 +10,10 @@ from typing import Any
 
 from sky4 import __version__
 from sky4.errors import RequestError, Sky4Failure
+from sky4.files import partial_name
 from sky4.media import xmp
 from sky4.media.credentials import Credentials, check_credentials, sign
-from sky4.media.destination import output_format, partial_name
+from sky4.media.destination import output_format
 from sky4.media.recipe import encode_recipe, sidecar_of
 
 EDITED = ("sources", "video", "audio", "soundtrack")  # of a request: with any of them, part of the clip is given
@@ -25,6 +26,9 @@ class Provenance:
     inside: bool = True
     sidecar: bool = False
     credentials: Credentials | None = None
+
+
+INSIDE = Provenance()  # what is usual: the recipe in the file, and nothing else
 
 
 def check_provenance(path: Path, provenance: Provenance, force: bool) -> None:

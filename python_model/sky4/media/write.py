@@ -31,7 +31,7 @@ from sky4.media.audio_track import Sound, audio_track
 from sky4.media.destination import RECIPE_NAME, OutputFormat, output_format, whole_or_nothing
 from sky4.media.opening import located
 from sky4.media.packets import PacketSound, decoded, resampled
-from sky4.media.provenance import Provenance, put_beside, put_inside
+from sky4.media.provenance import INSIDE, Provenance, put_beside, put_inside
 from sky4.media.recipe import COMMENT, encode_recipe
 
 Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
@@ -42,7 +42,6 @@ ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "17", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
-INSIDE = Provenance()
 AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
 
 

@@ -120,7 +120,11 @@ class SingleBlock(nn.Module):
         return self.norm_q(q, turn), self.norm_k(k, turn), v, hidden
 
     def _finish(self, out: Tensor, hidden: Tensor) -> Tensor:
-        """outward([attention ; MLP]) as a sum of two products: no copy of the wide activations side by side."""
+        """outward([attention ; MLP]) as a sum of two products: no copy of the wide activations side by side, unless the
+        weights are in eight bits, which cannot be cut."""
+        if hasattr(self.outward.weight, "qdata"):
+            whole: Tensor = self.outward(torch.cat([out.flatten(2), F.gelu(hidden, approximate="tanh")], dim=-1))
+            return whole
         attention_weight, mlp_weight = torch.split(self.outward.weight, [self.parts[0] // 3, self.parts[1]], dim=1)
         attended = linear(out.flatten(2), attention_weight, self.outward.bias)
         return attended + linear(F.gelu(hidden, approximate="tanh"), mlp_weight)

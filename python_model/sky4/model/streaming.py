@@ -43,7 +43,7 @@ def _streamed(model: ModelT, owners: Mapping[str, nn.Module], store: WeightStore
     """owners: what holds the list of each place, such as video.blocks."""
     check_fit(store.told, {name: w.shape for name, w in model.state_dict().items()}, store.shapes())
     rest = [name for name in model.state_dict() if not name.startswith(tuple(f"{place}." for place in owners))]
-    _put(model, store.read(rest))
+    put(model, store.read(rest))
     reader = ThreadPoolExecutor(1, "sky4-weights")
     for place, owner in owners.items():
         name = place.rpartition(".")[2]
@@ -103,12 +103,12 @@ class StreamedDepths(Depths[PartT]):
             if index + 1 < len(parts):
                 ahead = self._soon(index + 1, parts)
             empty = dict(part.named_parameters())  # type: ignore[attr-defined]
-            _put(part, weights)  # type: ignore[arg-type]
+            put(part, weights)  # type: ignore[arg-type]
             del weights
             try:
                 yield part
             finally:
-                _put(part, empty)  # type: ignore[arg-type]
+                put(part, empty)  # type: ignore[arg-type]
 
     def _soon(self, index: int, parts: list[PartT]) -> Future[Weights]:
         names = [name for name, _ in parts[index].named_parameters()]  # type: ignore[attr-defined]
@@ -119,7 +119,8 @@ class StreamedDepths(Depths[PartT]):
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
-def _put(module: nn.Module, weights: Weights) -> None:
+def put(module: nn.Module, weights: Weights) -> None:
+    """Give a module, and those inside it, these weights for its own, by name."""
     for name, tensor in weights.items():
         owner, _, last = name.rpartition(".")
         weight = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)

@@ -23,6 +23,7 @@ from sky4 import __version__
 from sky4.diffusion.sampler import State
 from sky4.geometry import ClipGeometry
 from sky4.media import (
+    INSIDE,
     Provenance,
     Sound,
     VideoFacts,
@@ -44,8 +45,6 @@ from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import switch_of, whole_source
 from sky4.pipeline.windows import Frames, MadeWindow, sample_at
-
-INSIDE = Provenance()
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Watch = Callable[[Iterator[Frames]], Iterator[Frames]]  # passes a clip's frames on, and may look at them

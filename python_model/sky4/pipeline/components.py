@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder
 from sky4.encoders.tiling import SmallerTiles
 from sky4.errors import RequestError, Sky4Failure
+from sky4.model import eight_bit
 from sky4.model.checkpoint import load_refiner, load_transformer
+from sky4.model.eight_bit import require_torchao
 from sky4.model.streaming import stream_refiner, stream_transformer
 from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
-from sky4.pipeline.devices import choose_device, choose_dtype, use_threads
+from sky4.pipeline.devices import choose_device, choose_precision, use_threads
 from sky4.pipeline.digest import weights_digest
 from sky4.pipeline.economy import NO_ECONOMY, Economy
 from sky4.pipeline.model_folder import ModelFolder
@@ -55,14 +57,19 @@ class Components:
             raise RequestError(f"--attention-backend {backend} is not available: {fault}")
         folder = ModelFolder.read(path)
         place = choose_device(device)
-        precision = choose_dtype(dtype, place)
+        precision, weights = choose_precision(dtype, place)
+        saving = economy or NO_ECONOMY
+        if weights:
+            saving = replace(saving, weights=weights)
+        if saving.weights:
+            require_torchao(saving.weights)
         if backend != "auto":
             try:
                 head = torch.empty(0, folder.manifest.transformer.head_dim, dtype=precision, device=place)
                 select("joint_attention", head, backend)
             except ValueError as error:
                 raise RequestError(f"--attention-backend {backend} does not fit: {error}") from None
-        return cls(folder, place, precision, backend, use_threads(threads), economy or NO_ECONOMY)
+        return cls(folder, place, precision, backend, use_threads(threads), saving)
 
     def only(self, *names: str) -> None:
         """What comes needs no network but these: the economy may let go of the others, until they are asked for again.
@@ -82,6 +89,10 @@ class Components:
         manifest, place = self.folder.manifest, self.folder.path / "transformer"
         if self.economy.stream:
             return stream_transformer(place, self.device, self.dtype).requires_grad_(False)
+        if kind := self.economy.weights:
+            return eight_bit.load_transformer(
+                place, self.device, self.dtype, manifest.transformer, kind
+            ).requires_grad_(False)
         return load_transformer(place, self.device, self.dtype, manifest.transformer).requires_grad_(False)
 
     @cached_property
@@ -91,6 +102,8 @@ class Components:
         place = self.folder.path / entry.path
         if self.economy.stream:
             model = stream_refiner(place, self.device, self.dtype)
+        elif kind := self.economy.weights:
+            model = eight_bit.load_refiner(place, self.device, self.dtype, entry.transformer, kind)
         else:
             model = load_refiner(place, self.device, self.dtype, entry.transformer)
         self._check_channels("refiner", model.config.video_channels, self.folder.manifest.transformer.video_channels)

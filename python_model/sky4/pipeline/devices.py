@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from sky4.errors import RequestError
+from sky4.model.eight_bit import require_torchao
 from sky4.ops.backend import cpu_multiplies_bf16
 from sky4.pipeline.engine import SHORT
 
+Eight = Literal["", "int8", "fp8"]
+EIGHT_BIT: dict[str, Eight] = {"int8": "int8", "fp8": "fp8"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,14 +34,25 @@ def choose_device(wanted: str = "auto") -> torch.device:
     return torch.device("cuda", int(number or 0))
 
 
+def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, Eight]:
+    """(the dtype that is computed in, "int8" or "fp8" where weights are kept in that), as `choose_dtype` where only
+    that is asked for. RequestError for what is unknown, and without torchao for the narrow ones."""
+    narrow = EIGHT_BIT.get(wanted, "")
+    if narrow:
+        require_torchao(narrow)
+    return choose_dtype("auto" if narrow else wanted, device), narrow
+
+
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """ "auto", "float32", "bfloat16", "float16". auto takes bfloat16 where the machine multiplies in it."""
     if wanted == "auto":
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
         return torch.bfloat16 if fast else torch.float32
     name = SHORT.get(wanted, wanted)
+    if name in EIGHT_BIT:
+        raise RequestError(f"--dtype {wanted} is for making clips; here use auto, {', '.join(DTYPES)}")
     if name not in DTYPES:
-        raise RequestError(f"--dtype {wanted} is unknown; use auto, {', '.join(DTYPES)}")
+        raise RequestError(f"--dtype {wanted} is unknown; use auto, {', '.join((*DTYPES, *EIGHT_BIT))}")
     if name == "float16" and device.type == "cpu":
         raise RequestError("--dtype float16 is for CUDA devices; on the CPU use float32 or bfloat16")
     return DTYPES[name]

@@ -1,12 +1,13 @@
 """How a run saves memory: what is held, what is let go of and loaded again, what is computed in parts. No torch.
 
-Nothing here changes what a clip is about; `apart` and `chunk` round differently, so that the last bits may differ. A
-recipe records it.
+Nothing here changes what a clip is about; `apart` and `chunk` round differently, so that the last bits may differ, and
+`weights` are rounded themselves. A recipe records it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,14 @@ class Economy:
     """release: a network leaves the memory when its stage is over. stream: the transformer's blocks stay in their
     memory-mapped file and come one after the other, the next one while this one computes. apart: the two prompts of
     guidance one after the other. chunk: latent frames that the video codec takes at once; None: as many as it likes.
+    weights: "int8" or "fp8" where the transformer's and the refiner's blocks keep theirs in eight bits.
     """
 
     release: bool = False
     stream: bool = False
     apart: bool = False
     chunk: int | None = None
+    weights: Literal["", "int8", "fp8"] = ""
 
     @property
     def words(self) -> str:
@@ -29,6 +32,7 @@ class Economy:
             "stream": "the transformer's blocks are streamed from disk",
             "apart": "the prompts are evaluated one after the other",
             "chunk": f"{self.chunk} latent frames are coded at once",
+            "weights": f"the blocks' weights are {self.weights}",
         }
         told = [said[f.name] for f in fields(self) if getattr(self, f.name) != f.default]
         return "; ".join(told) or "everything stays in memory"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sky4.media import Provenance, WrittenClip
-from sky4.pipeline.clip import INSIDE, Clip, Progress, Watch
+from sky4.media import INSIDE, Provenance, WrittenClip
+from sky4.pipeline.clip import Clip, Progress, Watch
 from sky4.pipeline.composite import Change, change_in_file
 from sky4.pipeline.lips import Lag, LipMeter
 from sky4.pipeline.seams import SeamMeter, SeamReport

@@ -109,7 +109,7 @@ def _windows(
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
             components.only("refiner")
-            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say, state)
             components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         state.finish_window(one, kept)

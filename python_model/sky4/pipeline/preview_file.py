@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sky4.errors import RequestError
-from sky4.pipeline.replacing import replacing
+from sky4.files import replacing
 
 MARK = "sky4-preview"  # in a sheet's comment: what may be overwritten
 

@@ -16,7 +16,7 @@ from sky4.conditioning.keyframes import KeyframePlan, keyframe_fill
 from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
 from sky4.conditioning.tiles import Cut, Tiling, blended, tiles
 from sky4.diffusion.noise import noise
-from sky4.diffusion.sampler import State, Times, sample, schedule
+from sky4.diffusion.sampler import Moment, State, Times, sample, schedule
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.media import probe_video
@@ -27,6 +27,7 @@ from sky4.pipeline.components import Components
 from sky4.pipeline.given import video_condition
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.states import REFINING, ClipStates, NoStates
 from sky4.pipeline.validate import refined_geometry
 
 Say = Callable[[str, int, int], None]
@@ -122,8 +123,9 @@ def refined(
     seed: int,
     index: int,
     say: Say,
+    state: ClipStates | NoStates,
 ) -> Tensor:
-    """Latents [1, C, T2, H, W] of window `index` from low [1, C, T, h, w], float32.
+    """Latents [1, C, T2, H, W] of window `index` from low [1, C, T, h, w], float32; gone on from where `state` stands.
 
     Every step takes the velocity of all tiles, blended, so that they part nowhere.
     """
@@ -133,9 +135,9 @@ def refined(
     start, condition = refiner_condition(low, eps, keyframes, high.source)
     cut = tiles(high.shape, Tiling(entry.tile, entry.overlap), patch)
 
-    def velocity(state: State, times: Times) -> State:
-        assert state[0] is not None
-        noisy = on_path(state[0], eps, condition, times[0])
+    def velocity(latents: State, times: Times) -> State:
+        assert latents[0] is not None
+        noisy = on_path(latents[0], eps, condition, times[0])
         t = torch.full((1,), times[0], device=noisy.device)
 
         def of_tile(part: Cut) -> Tensor:
@@ -145,13 +147,14 @@ def refined(
 
         return path_velocity(blended(noisy, cut, of_tile), eps, condition), None
 
-    stage = f"refining {index + 1}" if index else "refining"
-    say(stage, 0, high.refinement.steps)
-    video, _ = sample(
-        velocity,
-        (start, None),
-        schedule(high.refinement.steps),
-        on_step=lambda step, steps, _: say(stage, step, steps),
-    )
+    stage, steps = f"refining {index + 1}" if index else "refining", high.refinement.steps
+    with state.sampling(f"window {index}", (start, None), steps, REFINING) as keeping:
+
+        def passed(step: int, steps: int, moment: Moment) -> None:
+            keeping.passed(moment)
+            say(stage, step, steps)
+
+        say(stage, keeping.resumed.step if keeping.resumed is not None else 0, steps)
+        video, _ = sample(velocity, (start, None), schedule(steps), on_step=passed, resumed=keeping.resumed)
     assert video is not None
     return restore_kept(video, condition)

@@ -1,26 +1,14 @@
-"""Small files that are replaced whole, there in full or as they were before; where a user's cache lies. No torch."""
+"""Small files of JSON, replaced whole; where a user's cache lies. No torch."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, flushed and renamed to it when the block ends well, and removed otherwise."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+from sky4.files import replacing
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

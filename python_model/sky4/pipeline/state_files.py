@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sky4.pipeline.replacing import replacing
+from sky4.files import replacing
 from sky4.pipeline.resume import FORMAT, VERSION
 
 log = logging.getLogger("sky4")

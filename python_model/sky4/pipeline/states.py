@@ -2,6 +2,7 @@
 
     sky4-state.json                 what the state belongs to (resume.py)
     SEED/sampling.safetensors       where the sampling of one window stands
+    SEED/refining.safetensors       where the refining of that window stands, once it is sampled
     SEED/window-0003.safetensors    the latents of a window that is sampled, and its colours
     SEED/kept-0003.safetensors      the frames that the window behind it keeps
     SEED/decoding.json              while frames are decoded
@@ -41,7 +42,8 @@ from sky4.pipeline.segments import Window
 from sky4.pipeline.state_files import Held, read_tensors, write_tensors
 from sky4.pipeline.windows import Frames, MadeWindow
 
-SAMPLING, DECODING, WRITTEN = "sampling.safetensors", "decoding.json", "written.json"
+SAMPLING, REFINING = "sampling.safetensors", "refining.safetensors"
+DECODING, WRITTEN = "decoding.json", "written.json"
 # Writing may take up to this share of the time: small states are written at each step, large ones less often.
 SHARE = 0.05
 
@@ -141,37 +143,38 @@ class ClipStates:
         if kept is not None:  # first: a window that is there has all that the next one wants
             self._write(_kept_name(window), {"frames": torch.from_numpy(np.ascontiguousarray(kept))}, {})
         self._write(_window_name(window), tensors, {"rate": made.rate})
-        for file in (self.folder / SAMPLING, *self.folder.glob("kept-*")):
+        for file in (self.folder / SAMPLING, self.folder / REFINING, *self.folder.glob("kept-*")):
             if file.name != _kept_name(window):
                 file.unlink(missing_ok=True)
 
     @contextmanager
-    def sampling(self, key: str, start: State, steps: int) -> Iterator[SamplingState]:
-        """Around the sampling of one window, by its key. The newest moment is written however the block ends."""
+    def sampling(self, key: str, start: State, steps: int, file: str = SAMPLING) -> Iterator[SamplingState]:
+        """Around the sampling of one window, by its key, or (file=REFINING) its refining, during which what was sampled
+        stays. The newest moment is written however the block ends."""
         noise = {name: checksum(part) for name, part in zip(MODALITIES, start, strict=True) if part is not None}
         facts = {"key": key, "steps": steps, "start": noise}
-        state = SamplingState(self, facts, self._moment(facts, start), self._every)
+        state = SamplingState(self, file, facts, self._moment(file, facts, start), self._every)
         try:
             yield state
         finally:
             state.flush()
 
-    def _moment(self, facts: dict[str, Any], start: State) -> Moment | None:
-        held = self._read(SAMPLING)
+    def _moment(self, file: str, facts: dict[str, Any], start: State) -> Moment | None:
+        held = self._read(file)
         if held is None:
             return None
         if any(held.facts.get(name) != value for name, value in facts.items()):
             if held.facts.get("key") == facts["key"]:
-                log.warning(f"{self.folder / SAMPLING} began from other noise or steps, so sampling begins anew")
+                log.warning(f"{self.folder / file} began from other noise or steps, so sampling begins anew")
             return None
         device = next(part.device for part in start if part is not None)
         tensors = {name: value.to(device) if value.ndim else value for name, value in held.tensors.items()}
         past = {name.removeprefix("history "): part for name, part in tensors.items() if name.startswith("history ")}
         return Moment(int(held.facts["step"]), _latents(tensors), past)
 
-    def write_moment(self, facts: Mapping[str, Any], moment: Moment) -> None:
+    def write_moment(self, file: str, facts: Mapping[str, Any], moment: Moment) -> None:
         history = {f"history {name}": value for name, value in moment.history.items()}
-        self._write(SAMPLING, _named(moment.latents) | history, {**facts, "step": moment.step})
+        self._write(file, _named(moment.latents) | history, {**facts, "step": moment.step})
 
     @contextmanager
     def decoding(self, codec: SmallerTiles | None) -> Iterator[None]:
@@ -227,7 +230,7 @@ class NoStates:
         pass
 
     @contextmanager
-    def sampling(self, key: str, start: State, steps: int) -> Iterator[Unsaved]:
+    def sampling(self, key: str, start: State, steps: int, file: str = SAMPLING) -> Iterator[Unsaved]:
         yield Unsaved()
 
     @contextmanager
@@ -247,9 +250,11 @@ class Unsaved:
 class SamplingState:
     """The sampling of one window: `resumed`, where it stood, and `passed`, which is told of each step."""
 
-    def __init__(self, states: ClipStates, facts: dict[str, Any], resumed: Moment | None, every: int | None) -> None:
+    def __init__(
+        self, states: ClipStates, file: str, facts: dict[str, Any], resumed: Moment | None, every: int | None
+    ) -> None:
         self.resumed = resumed
-        self._states, self._facts, self._every = states, facts, every
+        self._states, self._file, self._facts, self._every = states, file, facts, every
         self._newest: Moment | None = None  # not written yet
         self._cost = 0.0  # seconds that the last writing took
         self._wrote = time.monotonic()
@@ -267,7 +272,7 @@ class SamplingState:
     def flush(self) -> None:
         if self._newest is not None:
             began = time.monotonic()
-            self._states.write_moment(self._facts, self._newest)
+            self._states.write_moment(self._file, self._facts, self._newest)
             self._newest, self._wrote = None, time.monotonic()
             self._cost = self._wrote - began
 
@@ -297,7 +302,7 @@ def _match(tensors: Mapping[str, Tensor]) -> ColourMatch | None:
 
 def _ours(folder: Path) -> Iterator[Path]:
     """What stands in a clip's folder by the names that are given here."""
-    for pattern in (SAMPLING, DECODING, WRITTEN, "window-*.safetensors", "kept-*.safetensors", ".*.partial"):
+    for pattern in (SAMPLING, REFINING, DECODING, WRITTEN, "window-*.safetensors", "kept-*.safetensors", ".*.partial"):
         yield from folder.glob(pattern)
 
 

@@ -13,7 +13,7 @@ from sky4.geometry import ClipGeometry
 from sky4.pipeline.economy import Economy
 from sky4.pipeline.request import ClipRequest
 from sky4.planning.calibration import Calibration, model_key
-from sky4.planning.networks import Part
+from sky4.planning.networks import BLOCKS, Part
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.stages import stages_of
 from sky4.planning.work import Setting, Stage
@@ -24,7 +24,8 @@ SCHEMA, VERSION = "sky4-plan", 1
 # Without a calibration: what a process with the libraries takes, and a CUDA context. Estimates, and said to be.
 LIBRARY_BYTES = 400 * 2**20
 CONTEXT_BYTES = 600 * 2**20
-STREAMED = ("transformer", "refiner")
+# What torchao and its work on the layers add to a process, measured with version 0.18: small models gain nothing by it.
+NARROWING_BYTES = 40 * 2**20
 TOGETHER = ("decode picture", "mux")
 SPARE = 1.05  # of what is counted on a device: its allocator rounds up
 
@@ -128,7 +129,7 @@ def _plan(
     if calibration is not None:
         loads = calibration.load_seconds
         load = loads.get("libraries", 0.0) + sum(loads.get(name, 0.0) for name in used_parts(stages))
-    told, exact = _told(calibration, sketch)
+    told, exact = _told(calibration, sketch, setting.economy)
     return Plan(sketch.folder.manifest.name, setting, parts, planned, load, told, exact)
 
 
@@ -136,12 +137,14 @@ def used_parts(stages: list[Stage]) -> list[str]:
     return list(dict.fromkeys(name for stage in stages for name in stage.parts))
 
 
-def _told(calibration: Calibration | None, sketch: ModelSketch) -> tuple[str, bool]:
+def _told(calibration: Calibration | None, sketch: ModelSketch, economy: Economy) -> tuple[str, bool]:
     if calibration is None:
         return (
             "none on this machine: memory is an estimate, seconds are unknown; `sky4 bench calibrate` measures",
             False,
         )
+    if economy.weights:
+        return f"measured with wider weights; what {economy.weights} costs beside is an estimate", False
     if calibration.model_key == model_key(sketch):
         return f"measured on this machine with {calibration.model}", True
     return f"estimated from what was measured on this machine with another model, {calibration.model}", False
@@ -159,16 +162,17 @@ def _planned(
     for stage, held in zip(stages, held_of(stages), strict=True):
         needed = {name: _resident(parts[name], setting.economy) for name in stage.parts}
         loaded = needed if setting.economy.release else {**loaded, **needed}
-        weights = sum(loaded.values())
+        narrows = setting.economy.weights and setting.device == "cpu" and set(BLOCKS) & set(loaded)
+        weights = sum(loaded.values()) + (NARROWING_BYTES if narrows else 0)
         peak = seconds = None
         if calibration is not None:
             peak = calibration.peak_bytes(stage.name, held.mapped, held.heap, weights, kept)
             if not setting.economy.release:  # which also gives back what the heap has kept
                 kept = max(kept, calibration.heap_bytes(stage.name, held.heap))
             seconds = calibration.seconds(stage.name, stage.cost, request.variations)
-            if seconds is not None and setting.economy.stream:
-                read = sum(parts[name].bytes for name in stage.parts if name in STREAMED)
-                seconds += stage.calls * read / calibration.copy_bytes_per_second
+            if seconds is not None:
+                moved = sum(_moved_beside(parts[name], setting.economy) for name in stage.parts)
+                seconds += stage.calls * moved / calibration.copy_bytes_per_second
         if peak is None:
             peak = _estimated_peak(setting, weights + held.live, calibration)
         yield PlannedStage(stage, weights, held.live, peak, seconds)
@@ -199,9 +203,16 @@ def held_of(stages: list[Stage]) -> list[Held]:
     return [together if stage.name in TOGETHER else own[stage.name] for stage in stages]
 
 
+def _moved_beside(part: Part, economy: Economy) -> int:
+    """Bytes of a network's weights that each evaluation moves beside its own work."""
+    if part.name in BLOCKS and economy.stream:
+        return part.bytes
+    return part.widened_bytes
+
+
 def _resident(part: Part, economy: Economy) -> int:
     """Of a network's weights, what is in memory while it computes."""
-    if part.name in STREAMED and economy.stream:
+    if part.name in BLOCKS and economy.stream:
         return part.streamed_bytes
     return part.bytes
 
@@ -212,9 +223,10 @@ def _estimated_peak(setting: Setting, counted: int, calibration: Calibration | N
     return counted + (LIBRARY_BYTES if calibration is None else calibration.library_bytes)
 
 
-def economies(setting: Setting, chunk: bool, narrow: bool) -> Iterator[Setting]:
-    """Settings that need less and less memory, the fastest first. narrow: whether bfloat16 may take float32's place."""
-    steps = [Economy(), Economy(release=True)]
+def economies(setting: Setting, chunk: bool, narrow: bool, eight: bool = False) -> Iterator[Setting]:
+    """Settings that need less and less memory, the fastest first. narrow: whether bfloat16 may take float32's place;
+    eight: whether weights may be int8."""
+    steps = [Economy(weights=setting.economy.weights), Economy(release=True, weights=setting.economy.weights)]
     if chunk:
         steps.append(replace(steps[-1], chunk=1))
     steps.append(replace(steps[-1], apart=True))
@@ -223,6 +235,10 @@ def economies(setting: Setting, chunk: bool, narrow: bool) -> Iterator[Setting]:
         yield replace(setting, economy=economy)
     for dtype in kinds[1:]:
         yield replace(setting, economy=steps[-1], dtype=dtype)
+    if setting.economy.weights:  # asked for; a stream of them is not
+        return
+    if eight:
+        yield replace(setting, economy=replace(steps[-1], weights="int8"), dtype=kinds[-1])
     yield replace(setting, economy=replace(steps[-1], stream=True), dtype=kinds[-1])
 
 
@@ -234,15 +250,17 @@ def plan_within(
     setting: Setting,
     calibrations: dict[torch.dtype, Calibration | None],
     narrow: bool,
+    eight: bool = False,
 ) -> Plan:
     """The plan of the fastest setting within `limit` bytes. DoesNotFit, naming the stage, where none is."""
     least: Plan | None = None
-    known: dict[tuple[torch.dtype, bool, int | None], Counted] = {}
+    known: dict[tuple[torch.dtype, bool, int | None, str], Counted] = {}
     guided = request.guidance != 1 or request.audio_guidance != 1
-    for tried in economies(setting, request.wants_video, narrow):
-        if tried.economy.apart and not tried.economy.stream and not guided:
+    for tried in economies(setting, request.wants_video, narrow, eight):
+        economy = tried.economy
+        if economy.apart and not (economy.stream or economy.weights) and not guided:
             continue
-        counts = tried.dtype, tried.economy.apart, tried.economy.chunk  # nothing else of it changes a stage's cost
+        counts = tried.dtype, economy.apart, economy.chunk, economy.weights  # nothing else changes what is counted
         if counts not in known:
             known[counts] = stages_of(request, geometry, sketch, tried)
         made = _plan(request, sketch, tried, known[counts], calibrations.get(tried.dtype))

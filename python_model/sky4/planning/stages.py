@@ -29,7 +29,7 @@ def stages_of(
     references = reference_sizes(request, geometry)
     high = None if request.refinement is None else refined_geometry(request.refinement, sketch.folder, geometry)
     networks = Networks(sketch)
-    parts = parts_of(networks, setting.dtype)
+    parts = parts_of(networks, setting.dtype, setting.economy.weights)
     if high is None:
         parts.pop("refiner", None)
     cut = None if high is None else refiner_tiles(high, sketch)

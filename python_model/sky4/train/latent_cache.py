@@ -12,12 +12,11 @@ Shard k holds the scenes k*S ... (k+1)*S - 1 of one seed; more shards may appear
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sky4.errors import Sky4Failure
+from sky4.files import replacing
 from sky4.geometry import ClipGeometry
 
 Pool = Literal["clips", "images", "families", "pairs", "stories"]
@@ -81,24 +81,20 @@ def shard_path(folder: Path, pool: str, shard: int, suffix: str) -> Path:
 def write_shard(folder: Path, shard: int, manifest: Manifest, arrays: Mapping[str, npt.NDArray[np.float16]]) -> None:
     """Write one shard: each file under a temporary name, then renamed; the manifest last."""
     for name, array in arrays.items():
-        path = shard_path(folder, manifest.pool, shard, f".{name}.npy")
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(partial, path)
-    path = shard_path(folder, manifest.pool, shard, ".json")
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+        _save(shard_path(folder, manifest.pool, shard, f".{name}.npy"), array)
     text = {"format": FORMAT, "version": 1, "arrays": {name: list(array.shape) for name, array in arrays.items()}}
-    partial.write_text(json.dumps(text | asdict(manifest), indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(shard_path(folder, manifest.pool, shard, ".json")) as partial:
+        partial.write_text(json.dumps(text | asdict(manifest), indent=1), encoding="utf-8")
 
 
 def write_black(folder: Path, black: Tensor) -> None:
     """Keep the latent of a black clip [1, C, T, H, W] beside the shards: with it, training needs no codec."""
-    partial = folder / f"black.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        np.save(file, black.cpu().numpy().astype(np.float32), allow_pickle=False)
-    os.replace(partial, folder / "black.npy")
+    _save(folder / "black.npy", black.cpu().numpy().astype(np.float32))
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def read_black(folder: Path) -> Tensor:
