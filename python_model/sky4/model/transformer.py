@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sky4.config import TransformerConfig
+from sky4.distributed.sequence import ALONE, Sharing
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.attention import Attention, DenseAttention, SparseAttention
 from sky4.model.blocks import Block, Depths, DualBlock, Exchange, SingleBlock
@@ -27,8 +28,10 @@ class Branch(nn.Module):
     """One tower: video, audio, or the refiner.
 
     `in_channels`, `out_channels` per token; `reads_text` adds the text cross-attention (the video tower's);
-    `attention` makes each block's self-attention.
+    `attention` makes each block's self-attention. `sharing`: the processes that share its media tokens.
     """
+
+    sharing: Sharing = ALONE
 
     def __init__(
         self,
@@ -65,8 +68,10 @@ class Branch(nn.Module):
         return self.velocity(x, context)
 
     def embed(self, media: TowerInput, text: TextInput) -> tuple[Tensor, Tensor, Context]:
-        """The first media tokens [B, N, D], text tokens [B, N_t, D], and what all blocks share."""
+        """The first media tokens [B, N, D] of this process, text tokens [B, N_t, D], and what all blocks share."""
         dtype = self.token_in.weight.dtype
+        whole, share = media.tokens, self.sharing.of(media.tokens.shape[1], self.config.heads)
+        media = share.tower(media)
         x = self.token_in(media.tokens.to(dtype))
         if media.segment is not None:
             x = x + ((media.segment == 1).to(x.dtype)[:, None] * self.keyframe.to(x.dtype))
@@ -89,9 +94,10 @@ class Branch(nn.Module):
                 shared=None if self.shared_modulation is None else self.shared_modulation(condition),
                 reference_tokens=media.reference_tokens,
                 mask=media.mask,
-                joint_mask=join_masks([x, c], [media.mask, text.mask]),
+                joint_mask=join_masks([whole, c], [media.mask, text.mask]),
                 text=c,
                 text_mask=text.mask,
+                share=share,
                 cubes=None if media.cubes is None else (video_tiling(media.cubes.grid), media.cubes.density),
                 skip=None if self.input_skip is None else self.input_skip(media.tokens.to(dtype), condition[:, -1:]),
             ),
@@ -104,7 +110,7 @@ class Branch(nn.Module):
     def velocity(self, x: Tensor, context: Context) -> Tensor:
         scale, shift = self.head_modulation(context.condition).chunk(2, dim=-1)
         out: Tensor = self.head(modulate(x, shift, scale, context.reference_tokens))
-        return out if context.skip is None else out + context.skip
+        return context.share.whole(out if context.skip is None else out + context.skip)
 
 
 class InputSkip(nn.Module):
