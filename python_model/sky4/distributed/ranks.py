@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from sky4.distributed.meeting import PATIENCE, meeting
+from sky4.distributed.meeting import PATIENCE, local_number, meeting
 from sky4.errors import RequestError, Sky4Failure
+
+GONE = ("onnection", "roken pipe", "ocket")  # in what gloo says of a process that it does not reach any more
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,24 @@ class Ranks:
             return
         mine = torch.zeros(64, dtype=torch.uint8)
         mine[: len(digest)] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
-        all_of = torch.empty(self.world, 64, dtype=torch.uint8)
+        gathered = torch.empty(self.world * 64, dtype=torch.uint8)
         with lost():
-            dist.all_gather_into_tensor(all_of, mine)
-        others = [rank for rank in range(self.world) if not torch.equal(all_of[rank], all_of[0])]
+            dist.all_gather_into_tensor(gathered, mine)
+        theirs = gathered.split(64)
+        others = [rank for rank in range(self.world) if not torch.equal(theirs[rank], theirs[0])]
         if others:
             raise RequestError(
                 f"process {others[0]} of {self.world} has another {what} than process 0; start all of them with the "
                 "same words, files and packages"
             )
+
+    def in_step(self, made: Iterator[MadeT]) -> Iterator[MadeT]:
+        """Each of what all processes make alike, when all have made it: one may then change what they read for it."""
+        for one in made:
+            if self.world > 1:
+                with lost():
+                    dist.barrier()
+            yield one
 
     def mesh(self, device: torch.device) -> DeviceMesh:
         """All processes in a row, on their devices of this kind."""
@@ -72,7 +84,7 @@ def joined() -> Iterator[Ranks]:
         return
     on_gpus = torch.cuda.is_available()
     if on_gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", met.rank)) % torch.cuda.device_count())
+        torch.cuda.set_device(local_number() % torch.cuda.device_count())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
         store=dist.PrefixStore("group", met.store),
@@ -93,9 +105,7 @@ def lost() -> Iterator[None]:
     """Around what processes exchange: Sky4Failure where one of them is gone."""
     try:
         yield
-    except Sky4Failure:
-        raise
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except RuntimeError as error:  # gloo has no class of its own for it
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in GONE):
             raise
         raise Sky4Failure("another process of this run has ended, so this one ends too") from error

@@ -5,7 +5,7 @@ attention the tokens' heads change hands: each process then has all tokens of so
 processes hold all of them, and take their own heads of them. Neither tokens nor heads need be a multiple of the
 processes: the first ones take one more.
 
-    P tensors   B batch   n tokens of this process   N media tokens   N_t text tokens   H heads   h heads of this process
+    P tensors   B batch   n of N media tokens, and h of H heads, are this process's   N_t text tokens
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from sky4.distributed.ranks import lost
-from sky4.errors import RequestError
 from sky4.inputs import TowerInput
 
 
@@ -36,13 +35,6 @@ class Sharing:
     def over(cls, mesh: DeviceMesh) -> Sharing:
         """All processes of a mesh with one dimension."""
         return cls(mesh.get_local_rank(), mesh.size(), mesh.get_group())
-
-    def check_heads(self, heads: int, model: str) -> None:
-        """RequestError where a process would be left without a head."""
-        if self.world > heads:
-            raise RequestError(
-                f"{self.world} processes cannot share the {heads} heads of {model}; start at most {heads} of them"
-            )
 
     def of(self, tokens: int, heads: int) -> Share:
         """How so many tokens with so many heads are shared out."""

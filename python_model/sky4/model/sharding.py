@@ -1,6 +1,7 @@
 """A transformer whose blocks' weights lie in equal shares on several processes (FSDP2), gathered a depth at a time.
 
-While a depth computes, the next one is gathered. The results are those of the whole weights, bit for bit.
+While a depth computes, the next one is gathered. The results are those of the whole weights; the last bits of a product
+may depend on where in memory its weights lie.
 """
 
 from __future__ import annotations

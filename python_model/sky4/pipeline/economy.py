@@ -11,12 +11,15 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Economy:
-    """release: a network leaves the memory when its stage is over. stream: the transformer's blocks stay in their
-    memory-mapped file and come one after the other, the next one while this one computes. apart: the two prompts of
-    guidance one after the other. chunk: latent frames that the video codec takes at once; None: as many as it likes.
+    """release: a network leaves the memory when its stage is over. shard: each of several processes keeps its share of
+    the transformer's blocks, and they are gathered one after the other; a process alone does without. stream: the
+    blocks stay in their memory-mapped file and come one after the other, the next one while this one computes. apart:
+    the two prompts of guidance one after the other. chunk: latent frames that the video codec takes at once; None: as
+    many as it likes.
     """
 
     release: bool = False
+    shard: bool = False
     stream: bool = False
     apart: bool = False
     chunk: int | None = None
@@ -26,6 +29,7 @@ class Economy:
         """What it does, for people."""
         said = {
             "release": "networks leave the memory when their stage is over",
+            "shard": "the processes share the transformer's weights",
             "stream": "the transformer's blocks are streamed from disk",
             "apart": "the prompts are evaluated one after the other",
             "chunk": f"{self.chunk} latent frames are coded at once",
