@@ -22,6 +22,7 @@ def plan_of(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketch, e
     """On the engine's device, within its memory. DoesNotFit where nothing does."""
     import torch
 
+    from sky4.distributed.meeting import several
     from sky4.pipeline.devices import DTYPES, choose_device, choose_dtype, use_threads
     from sky4.planning.calibration import find, model_key
     from sky4.planning.measuring import facts_of
@@ -31,7 +32,7 @@ def plan_of(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketch, e
     device = choose_device(engine.device)
     dtype = choose_dtype(engine.dtype, device)
     threads, key = use_threads(engine.threads), model_key(sketch)
-    setting = Setting(device.type, dtype, engine.economy)
+    setting = Setting(device.type, dtype, engine.economy, several())
     known = {kind: find(facts_of(device, kind, threads), key) for kind in {dtype, *(DTYPES[name] for name in KINDS)}}
     if engine.memory is None:
         return plan_request(request, geometry, sketch, setting, known[dtype])
@@ -50,7 +51,8 @@ def table(plan: Plan) -> list[str]:
     """The plan's lines."""
     setting = plan.setting
     dtype = str(setting.dtype).removeprefix("torch.")
-    lines = [f"{plan.model} in {dtype} on {setting.device}; {setting.economy.words}"]
+    each = f", {setting.processes} processes, of each of which this is" if setting.processes > 1 else ""
+    lines = [f"{plan.model} in {dtype} on {setting.device}{each}; {setting.economy.words}"]
     counted = ", ".join(f"{name.replace('_', ' ')} {part.parameters:,}" for name, part in plan.parts.items())
     lines += [f"parameters: {counted}", ""]
     rows = [("stage", "tokens and shapes", "calls", "FLOPs", "peak memory", "seconds")]

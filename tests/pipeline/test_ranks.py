@@ -1,4 +1,4 @@
-"""One clip on several processes has the latents that one process makes: text to clip, references, inpainting, refining."""
+"""One clip on several processes has the latents that one makes: prompts, references, inpainting, refining."""
 
 from __future__ import annotations
 

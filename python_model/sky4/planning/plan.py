@@ -78,6 +78,7 @@ class Plan:
             "device": self.setting.device,
             "dtype": str(self.setting.dtype).removeprefix("torch."),
             "economy": asdict(self.setting.economy),
+            "processes": self.setting.processes,
             "calibration": self.calibrated,
             "calibrated": self.exact,
             "parts": {name: {"parameters": p.parameters, "bytes": p.bytes} for name, p in self.parts.items()},
@@ -129,6 +130,8 @@ def _plan(
         loads = calibration.load_seconds
         load = loads.get("libraries", 0.0) + sum(loads.get(name, 0.0) for name in used_parts(stages))
     told, exact = _told(calibration, sketch)
+    if setting.processes > 1:
+        told, exact = f"{told}; what {setting.processes} processes exchange is not counted", False
     return Plan(sketch.folder.manifest.name, setting, parts, planned, load, told, exact)
 
 
@@ -157,7 +160,7 @@ def _planned(
     loaded: dict[str, int] = {}
     kept = 0
     for stage, held in zip(stages, held_of(stages), strict=True):
-        needed = {name: _resident(parts[name], setting.economy) for name in stage.parts}
+        needed = {name: _resident(parts[name], setting) for name in stage.parts}
         loaded = needed if setting.economy.release else {**loaded, **needed}
         weights = sum(loaded.values())
         peak = seconds = None
@@ -199,11 +202,18 @@ def held_of(stages: list[Stage]) -> list[Held]:
     return [together if stage.name in TOGETHER else own[stage.name] for stage in stages]
 
 
-def _resident(part: Part, economy: Economy) -> int:
+def _resident(part: Part, setting: Setting) -> int:
     """Of a network's weights, what is in memory while it computes."""
-    if part.name in STREAMED and economy.stream:
+    if part.name in STREAMED and setting.economy.stream:
         return part.streamed_bytes
+    if part.name in STREAMED and setting.economy.shard:
+        return shard_bytes(part, setting.processes)
     return part.bytes
+
+
+def shard_bytes(part: Part, processes: int) -> int:
+    """Of a network whose depths so many processes share: its part of them, and those that are whole at once."""
+    return min(part.bytes, part.bytes // processes + part.streamed_bytes)
 
 
 def _estimated_peak(setting: Setting, counted: int, calibration: Calibration | None) -> int:
@@ -215,6 +225,8 @@ def _estimated_peak(setting: Setting, counted: int, calibration: Calibration | N
 def economies(setting: Setting, chunk: bool, narrow: bool) -> Iterator[Setting]:
     """Settings that need less and less memory, the fastest first. narrow: whether bfloat16 may take float32's place."""
     steps = [Economy(), Economy(release=True)]
+    if setting.processes > 1:
+        steps.append(replace(steps[-1], shard=True))
     if chunk:
         steps.append(replace(steps[-1], chunk=1))
     steps.append(replace(steps[-1], apart=True))
@@ -223,7 +235,7 @@ def economies(setting: Setting, chunk: bool, narrow: bool) -> Iterator[Setting]:
         yield replace(setting, economy=economy)
     for dtype in kinds[1:]:
         yield replace(setting, economy=steps[-1], dtype=dtype)
-    yield replace(setting, economy=replace(steps[-1], stream=True), dtype=kinds[-1])
+    yield replace(setting, economy=replace(steps[-1], stream=True, shard=False), dtype=kinds[-1])
 
 
 def plan_within(
