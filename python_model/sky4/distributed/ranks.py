@@ -87,7 +87,7 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(local_number() % torch.cuda.device_count())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-        store=dist.PrefixStore("group", met.store),
+        store=met.store,
         rank=met.rank,
         world_size=met.world,
         timeout=PATIENCE,

@@ -165,8 +165,8 @@ def _check_shared(folder: ModelFolder, device: str, processes: int) -> None:
     """RequestError for what so many processes cannot share."""
     if ":" in device:
         raise RequestError(f"--device {device} names one device for {processes} processes; leave it out, or use cuda")
-    entry = folder.manifest.refiner
-    heads = min(made.heads for made in (folder.manifest.transformer, entry and entry.transformer) if made is not None)
+    entry, heads = folder.manifest.refiner, folder.manifest.transformer.heads
+    heads = heads if entry is None else min(heads, entry.transformer.heads)
     if processes > heads:
         raise RequestError(
             f"{processes} processes cannot share the {heads} attention heads of --model {folder.path}; start at most "

@@ -1,8 +1,8 @@
 """A plan on several GPUs, on paper: how a clip would be shared out, what each GPU then holds, how long it would take.
 
 The sequence is shared over heads (all-to-all) by the processes of one torchrun, whose GPUs hold the weights in equal
-shares and gather them a depth at a time (pipeline/components.py); further GPUs make other clips. Published peak figures of the
-devices, and assumed shares of them: estimates, and called so wherever they are shown.
+shares and gather them a depth at a time (pipeline/components.py); further GPUs make other clips. Published peak figures
+of the devices, and assumed shares of them: estimates, and called so wherever they are shown.
 """
 
 from __future__ import annotations

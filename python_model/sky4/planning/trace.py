@@ -64,7 +64,7 @@ class Cost:
         )
 
     def shared(self, processes: int) -> Cost:
-        """What each of so many processes does of it; its result is whole on all of them, and no run of code is spared."""
+        """What each of so many processes does of it; its result is whole on all, and no operation is spared."""
         still = ("operations", "made_bytes")
         return Cost(**{f.name: getattr(self, f.name) // (1 if f.name in still else processes) for f in fields(self)})
 

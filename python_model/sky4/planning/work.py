@@ -41,8 +41,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how it is computed: "cpu" or "cuda", the networks' dtype, how memory is saved, and by how many processes
-    that share the towers' and the refiner's work."""
+    """Where and how it is computed: "cpu" or "cuda", the networks' dtype, how memory is saved, and how many processes
+    share the towers' and the refiner's work."""
 
     device: str
     dtype: torch.dtype
