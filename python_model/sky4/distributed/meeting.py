@@ -20,7 +20,7 @@ NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=1)
 COMING = timedelta(minutes=5)  # what the processes may take to start
 FAULT = "!"  # in place of a text, which is told behind a "="
-SPEAKING = timedelta(seconds=20)  # what a fault's own words may take until they are said
+SPEAKING = timedelta(seconds=10)  # what a fault may take from its notice to its words
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,23 @@ class Meeting:
             return text
         text = bytes(self.store.get(f"told {name}")).decode()
         if text == FAULT:
+            self.listen()
             raise Sky4Failure("the first process has failed, so this one ends too")
         return text.removeprefix("=")
 
     def speaks(self) -> bool:
         """Whether this process says what went wrong: the first that asks does; another waits until that is said, since
         torchrun ends all when one has ended."""
-        try:
+        with suppress(RuntimeError):  # who kept the store has left
             if self.store.add("faults", 1) == 1:
                 return True
-            self.store.wait(["said"], SPEAKING)
-        except RuntimeError:  # who kept the store has left
-            pass
+        self.listen()
         return False
+
+    def listen(self) -> None:
+        """Wait until another process has said what went wrong, or for as long as one that lives would take."""
+        with suppress(RuntimeError):
+            self.store.wait(["said"], SPEAKING)
 
     def has_spoken(self) -> None:
         with suppress(RuntimeError):

@@ -59,10 +59,14 @@ class Ranks:
     def in_step(self, made: Iterator[MadeT]) -> Iterator[MadeT]:
         """Each of what all processes make alike, when all have made it: one may then change what they read for it."""
         for one in made:
-            if self.world > 1:
-                with lost():
-                    dist.barrier()
+            self.wait()
             yield one
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            with lost():
+                dist.all_reduce(torch.zeros(1))  # of the CPU: a barrier of GPUs wants one for each process
 
     def mesh(self, device: torch.device) -> DeviceMesh:
         """All processes in a row, on their devices of this kind."""
@@ -93,19 +97,22 @@ def joined() -> Iterator[Ranks]:
         timeout=PATIENCE,
     )
     try:
-        yield Ranks(met.rank, met.world)
-        with lost():
-            dist.barrier()  # without it, who ends first aborts the others
+        ranks = Ranks(met.rank, met.world)
+        yield ranks
+        ranks.wait()  # without it, who ends first aborts the others
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
 def lost() -> Iterator[None]:
-    """Around what processes exchange: Sky4Failure where one of them is gone."""
+    """Around what processes exchange: Sky4Failure where one of them is gone, when that one has said why."""
     try:
         yield
     except RuntimeError as error:  # gloo has no class of its own for it
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in GONE):
             raise
+        met = meeting()
+        if met is not None:
+            met.listen()
         raise Sky4Failure("another process of this run has ended, so this one ends too") from error
