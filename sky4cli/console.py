@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sky4.distributed.meeting import is_first
 from sky4.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,16 +27,17 @@ class Reporter:
     """Use as a context; `stage` is the pipeline's progress callback.
 
     events: what --events says: the same is then told to programs, and `-` has stdout for itself. command: its name.
-    RequestError where that cannot be.
+    RequestError where that cannot be. Of several processes the first alone says anything.
     """
 
     def __init__(self, *, quiet: bool, as_json: bool, events: str | None = None, command: str = "") -> None:
         if events == "-" and as_json:
             raise RequestError("--events - and --json both write to stdout; name a file for the events")
+        self._mute = not is_first()
         self._as_json = as_json
-        self._where, self._command = events, command
+        self._where, self._command = None if self._mute else events, command
         self._events: EventLog | None = None
-        self._quiet = quiet
+        self._quiet = quiet or self._mute
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
@@ -104,7 +106,7 @@ class Reporter:
 
     def result(self, line: str) -> None:
         """A finished piece of work, for people."""
-        if self._as_json:
+        if self._as_json or self._mute:
             return
         if self._bars is not None:
             self._bars.stop()  # two streams share the terminal: the bars give way to the line
@@ -134,7 +136,7 @@ class Reporter:
 
     def record(self, values: dict[str, Any]) -> None:
         """The whole result, for programs: one line, the last."""
-        if self._as_json:
+        if self._as_json and not self._mute:
             print(json.dumps(values, separators=(",", ":")), flush=True)
 
 

@@ -25,7 +25,8 @@ def table(plan: Plan) -> list[str]:
     """The plan's lines."""
     setting = plan.setting
     dtype = str(setting.dtype).removeprefix("torch.")
-    lines = [f"{plan.model} in {dtype} on {setting.device}; {setting.economy.words}"]
+    each = f", {setting.processes} processes, of each of which this is" if setting.processes > 1 else ""
+    lines = [f"{plan.model} in {dtype} on {setting.device}{each}; {setting.economy.words}"]
     counted = ", ".join(f"{name.replace('_', ' ')} {part.parameters:,}" for name, part in plan.parts.items())
     lines += [f"parameters: {counted}", ""]
     rows = [("stage", "tokens and shapes", "calls", "FLOPs", "peak memory", "seconds")]

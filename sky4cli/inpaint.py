@@ -252,11 +252,14 @@ def stretched(shape: Shape, canvas: Canvas) -> tuple[str, ...]:
 
 def draw_preview(path: Path, source: Source, canvas: Canvas, fps: Fraction, force: bool, reporter: Reporter) -> None:
     """Draw what is made anew over the source's frames. RequestError for a name that is none or is an input's."""
+    from sky4.distributed.meeting import is_first
     from sky4.media.mask_preview import write_mask_preview
     from sky4.pipeline.canvas import on_canvas
     from sky4cli.make import spare_inputs
 
     spare_inputs([path], [source.path, *(mask.path for mask in (source.region.files if source.region else ()))])
+    if not is_first():
+        return
     shown = write_mask_preview(path, on_canvas(source, canvas, fps), source.frames, force)
     frames = "the region as it is in every frame" if shown == 1 else f"{shown} frames of {source.frames}"
     reporter.result(f"{path}  {canvas.width}x{canvas.height}  {frames}; what is made anew is tinted")

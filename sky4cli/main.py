@@ -50,6 +50,7 @@ from sky4cli.shots import shots
 from sky4cli.show import EXAMPLES as SHOW_EXAMPLES
 from sky4cli.show import show
 from sky4cli.startup import collect_garbage_rarely, leave, print_any_name
+from sky4cli.together import check_together, one_of_all_speaks
 from sky4cli.train import train
 
 OK, FAILED, BAD_REQUEST, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _verbose[0]:
         warnings.simplefilter("ignore")  # what libraries say to their developers
     try:
+        check_together(words)
         root = _tree()
         code = root(args=words, prog_name="sky4", standalone_mode=False, default_map=_defaults(root, words))
     except RequestError as error:
@@ -134,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         pipe.close()
     if code == INTERRUPTED:
-        print("sky4: interrupted; no partial file was left", file=sys.stderr)
+        return _say(Interrupted("interrupted; no partial file was left"), INTERRUPTED)
     return code if isinstance(code, int) else OK
 
 
@@ -165,9 +167,11 @@ def _say(error: Exception, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-    print(f"sky4: {' '.join(message.split())}", file=sys.stderr)
-    render = getattr(error, "render", None)  # a prompt's faults show themselves with carets
-    if callable(render):
-        print(render(), file=sys.stderr)
+    with one_of_all_speaks() as speaks:
+        if speaks:
+            message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+            print(f"sky4: {' '.join(message.split())}", file=sys.stderr)
+            render = getattr(error, "render", None)  # a prompt's faults show themselves with carets
+            if callable(render):
+                print(render(), file=sys.stderr)
     return code

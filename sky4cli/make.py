@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sky4.config import config_from_dict
+from sky4.distributed.meeting import meeting
 from sky4.errors import RequestError
 from sky4.pipeline.economy import Economy
 from sky4cli.check import warn_failed
@@ -21,8 +22,10 @@ from sky4cli.planned import Engine, Planned
 from sky4cli.startup import load_libraries
 
 if TYPE_CHECKING:
+    from sky4.distributed.ranks import Ranks
     from sky4.media import Provenance, WrittenClip
     from sky4.pipeline.clip import Clip
+    from sky4.pipeline.components import Components
     from sky4.pipeline.model_folder import ModelFolder
     from sky4.pipeline.request import ClipRequest
     from sky4.pipeline.states import ResumeFolder
@@ -112,43 +115,58 @@ def _made(
     provenance: Provenance,
     began: float,
 ) -> list[Clip]:
-    from sky4.pipeline.components import Components  # torch and the libraries: seconds, so after every check
+    """Of several processes all make the clips' latents, and the first one alone decodes and writes them."""
+    from sky4.distributed.ranks import joined  # torch and the libraries: seconds, so after every check
     from sky4.pipeline.finish import finish
     from sky4.pipeline.generate import generate_clips
     from sky4.pipeline.preview_file import remove_preview
     from sky4.pipeline.states import NoStates
 
+    with joined() as ranks:
+        components = _components(request, engine, ranks)
+        states = following.states(request, components)
+        if not ranks.first:
+            return list(ranks.in_step(generate_clips(request, components, reporter.stage, states)))
+        previews = following.previews(request, paths, components, reporter)
+        into, records = _unwritten(request, paths, states, force, reporter)
+        clips = []
+        seen = None if previews is None else previews.seen
+        for clip in ranks.in_step(generate_clips(request, components, reporter.stage, states, seen)):
+            path = into[clip.request.seed]
+            state = NoStates() if states is None else states.clip(clip.request)
+            with state.decoding(components.video_codec if clip.request.runs_video else None):
+                finished = finish(clip, path, force, reporter.stage, provenance)
+            took, began = time.monotonic() - began, time.monotonic()
+            reporter.result(_line(finished.written, clip, took))
+            for line in finished.lines():
+                reporter.result(f"{finished.written.path}  {line}")
+            record = finished.record(took)
+            reporter.stage("checking the file", 0, 1)
+            record["check"] = warn_failed(finished.written.path, reporter, () if provenance.inside else ("recipe",))
+            deliver(finished.written.path)
+            state.finish({**record, "path": str(path.absolute())})
+            if previews is not None:
+                remove_preview(path)
+            reporter.made(path, record)
+            clips.append(clip)
+            records.append(record)
+        if states is not None:
+            states.clear()
+        reporter.record({"clips": records})
+        return clips
+
+
+def _components(request: ClipRequest, engine: Engine, ranks: Ranks) -> Components:
+    """The model, on all processes the same. RequestError where one of them was given something else."""
+    from sky4.pipeline.clip import work_digest
+    from sky4.pipeline.components import Components
+
     components = Components.load(
-        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
+        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy, ranks
     )
-    states = following.states(request, components)
-    previews = following.previews(request, paths, components, reporter)
-    into, records = _unwritten(request, paths, states, force, reporter)
-    clips = []
-    seen = None if previews is None else previews.seen
-    for clip in generate_clips(request, components, reporter.stage, states, seen):
-        path = into[clip.request.seed]
-        state = NoStates() if states is None else states.clip(clip.request)
-        with state.decoding(components.video_codec if clip.request.runs_video else None):
-            finished = finish(clip, path, force, reporter.stage, provenance)
-        took, began = time.monotonic() - began, time.monotonic()
-        reporter.result(_line(finished.written, clip, took))
-        for line in finished.lines():
-            reporter.result(f"{finished.written.path}  {line}")
-        record = finished.record(took)
-        reporter.stage("checking the file", 0, 1)
-        record["check"] = warn_failed(finished.written.path, reporter, () if provenance.inside else ("recipe",))
-        deliver(finished.written.path)
-        state.finish({**record, "path": str(path.absolute())})
-        if previews is not None:
-            remove_preview(path)
-        reporter.made(path, record)
-        clips.append(clip)
-        records.append(record)
-    if states is not None:
-        states.clear()
-    reporter.record({"clips": records})
-    return clips
+    if ranks.world > 1:
+        ranks.require_same(work_digest(request, components), "request, model, input file or sky4")
+    return components
 
 
 def _unwritten(
@@ -205,13 +223,11 @@ def make_latents(request: ClipRequest, engine: Engine, reporter: Reporter) -> Cl
     validate(request, ModelFolder.read(engine.model))
     reporter.stage("loading", 0, 1)
     load_libraries()
-    from sky4.pipeline.components import Components
+    from sky4.distributed.ranks import joined
     from sky4.pipeline.generate import generate_clip
 
-    components = Components.load(
-        engine.model, engine.device, engine.dtype, engine.attention_backend, engine.threads, engine.economy
-    )
-    return generate_clip(request, components, reporter.stage)
+    with joined() as ranks:
+        return generate_clip(request, _components(request, engine, ranks), reporter.stage)
 
 
 def variation_paths(out: Path, variations: int, force: bool, resume: bool = False) -> list[Path]:
@@ -264,11 +280,16 @@ def _enhanced(request: ClipRequest, folder: Path, reporter: Reporter, following:
     if before is not None:
         return replace(request, prompt=before, enhanced_from=request.prompt)
     reporter.stage("rewriting the prompt", 0, 1)
-    from sky4.prompting.enhance import LocalRewriter, enhance
 
-    made = enhance(request.prompt, LocalRewriter(folder), request.names)
-    reporter.note(f"prompt: {made.prompt}")
-    return replace(request, prompt=made.prompt, enhanced_from=made.original)
+    def rewritten() -> str:
+        from sky4.prompting.enhance import LocalRewriter, enhance
+
+        return enhance(request.prompt, LocalRewriter(folder), request.names).prompt
+
+    met = meeting()
+    prompt = rewritten() if met is None else met.told("enhanced prompt", rewritten)
+    reporter.note(f"prompt: {prompt}")
+    return replace(request, prompt=prompt, enhanced_from=request.prompt)
 
 
 def _line(written: WrittenClip, clip: Clip, took: float) -> str:

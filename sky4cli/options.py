@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sky4.distributed.meeting import meeting
 from sky4.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def from_stdin(prompt: str | None) -> str | None:
         return prompt
     if sys.stdin is None or sys.stdin.isatty():
         raise RequestError("--prompt - reads the prompt from a pipe, and stdin is a terminal; pipe it in or type it")
-    text = sys.stdin.read(MOST_PROMPT + 1)
+    read, met = partial(sys.stdin.read, MOST_PROMPT + 1), meeting()
+    text = read() if met is None else met.told("prompt", read)
     if len(text) > MOST_PROMPT:
         raise RequestError(f"--prompt -: stdin holds more than {MOST_PROMPT} characters; give a shorter prompt")
     return text.strip()

@@ -53,7 +53,6 @@ def tell_preset(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketc
 def _row(one: Sharded) -> tuple[str, ...]:
     shares = one.shares
     how = [f"sequence over {shares.sequence}"] if shares.sequence > 1 else ["one alone"]
-    how += ["prompts over 2"] if shares.prompts > 1 else []
     how += [f"{shares.clips} clips at once"] if shares.clips > 1 else []
     return (
         f"{shares.gpus} x {one.device.name}",
@@ -72,7 +71,6 @@ def _values(one: Sharded) -> dict[str, Any]:
         "device": one.device.name,
         "gpus": one.shares.gpus,
         "sequence": one.shares.sequence,
-        "prompts": one.shares.prompts,
         "clips": one.shares.clips,
         "fullest": one.fullest,
         "weight_bytes": one.weight_bytes,

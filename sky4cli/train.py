@@ -44,7 +44,7 @@ def joint(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
 ) -> None:
     """Train the joint model on the cache of latents; under torchrun, processes share each batch's parts."""
-    from sky4.train.ranks import joined
+    from sky4.distributed.ranks import joined
 
     with user_faults(), joined() as ranks:
         values = read(config, settings)

@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"geometry", "config", "inputs", "files"},
     {"_C"},
-    {"ops"},
+    {"ops", "distributed"},
     {"conditioning", "diffusion", "encoders", "model", "prompting", "media", "shots", "world"},
     {"checking"},
     {"pipeline", "train"},

@@ -132,7 +132,7 @@ def test_activations_agree_with_the_tensors_that_are_alive_on_the_meta_device(pl
 def test_all_gpus_are_shared_out_and_each_then_holds_less(plan: Plan) -> None:
     c = full()
     for gpus in sharding.COUNTS:
-        assert sharding.shares_of(gpus, c.heads, guided=True).gpus == gpus
+        assert sharding.shares_of(gpus, c.heads).gpus == gpus
     device = sharding.DEVICES[1]
     one, eight, many = (
         sharding.sharded(plan, device, gpus, c.heads, c.width, c.blocks, guided=True) for gpus in sharding.COUNTS

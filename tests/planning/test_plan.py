@@ -14,7 +14,7 @@ from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.validate import validate
 from sky4.planning import calibration
 from sky4.planning.calibration import FEATURES, Calibration, Facts, Sighting, fitted, model_key
-from sky4.planning.plan import Plan, plan_request, plan_within
+from sky4.planning.plan import Plan, economies, plan_request, plan_within, shard_bytes
 from sky4.planning.sketch import ModelSketch
 from sky4.planning.trace import Cost
 from sky4.planning.work import Setting
@@ -136,3 +136,20 @@ def test_a_plan_is_json(sketch: ModelSketch) -> None:
     assert (told["schema"], told["version"]) == ("sky4-plan", 1)
     assert [stage["name"] for stage in told["stages"]][-1] == "mux"
     assert told["peak_bytes"] == max(stage["peak_bytes"] for stage in told["stages"])
+
+
+def test_processes_share_the_towers_work_and_their_weights_only_where_they_must(sketch: ModelSketch) -> None:
+    alone, shared = planned(sketch), planned(sketch, replace(CPU, processes=2))
+    works = {one.stage.name: (one.live_bytes, one.stage.cost.flop) for one in alone.stages}
+    for one in shared.stages:
+        less = 2 if one.stage.name == "base" else 1
+        assert one.stage.cost.flop == pytest.approx(works[one.stage.name][1] / less, abs=2)
+        assert one.live_bytes < works[one.stage.name][0] if less == 2 else one.live_bytes == works[one.stage.name][0]
+    part = shared.parts["transformer"]
+    thrifty = planned(sketch, replace(CPU, processes=2, economy=Economy(shard=True)))
+    weights = {one.stage.name: one.weight_bytes for one in thrifty.stages}
+    assert weights["base"] == shared.stages[2].weight_bytes - part.bytes + shard_bytes(part, 2)
+    assert [setting.economy for setting in economies(CPU, False, False) if setting.economy.shard] == []
+    tried = [setting.economy for setting in economies(replace(CPU, processes=2), False, False)]
+    assert tried[:3] == [Economy(), Economy(release=True), Economy(release=True, shard=True)] and not tried[-1].shard
+    assert "2 processes" in shared.calibrated and shared.to_dict()["processes"] == 2

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from sky4.config import config_to_dict
+from sky4.distributed.ranks import ALONE, Ranks
 from sky4.train.batches import BatchSource
 from sky4.train.checkpoints import load_checkpoint
-from sky4.train.ranks import ALONE, Ranks
+from sky4.train.ranks import share_of
 from sky4.train.settings import JointSettings
 from sky4.train.trainer import train
 from tests.train.nano import CHANNELS, encode, make_model
@@ -25,7 +26,7 @@ WORKER = """
 from pathlib import Path
 import torch
 from sky4.train.batches import BatchSource
-from sky4.train.ranks import joined
+from sky4.distributed.ranks import joined
 from sky4.train.settings import read_settings
 from sky4.train.trainer import train
 from tests.train.nano import CHANNELS, encode, make_model
@@ -70,7 +71,7 @@ def test_two_processes_train_what_one_does(make_settings: Make, tmp_path: Path) 
 
 
 def test_parts_that_cannot_be_shared_out_are_refused() -> None:
-    assert list(ALONE.mine([1, 2, 3])) == [1, 2, 3]
-    assert list(Ranks(1, 2).mine([1, 2, 3, 4])) == [2, 4]
+    assert list(share_of(ALONE, [1, 2, 3])) == [1, 2, 3]
+    assert list(share_of(Ranks(1, 2), [1, 2, 3, 4])) == [2, 4]
     with pytest.raises(ValueError, match=r"batch.parts is 3, which 2 processes cannot share"):
-        Ranks(0, 2).mine([1, 2, 3])
+        share_of(Ranks(0, 2), [1, 2, 3])

@@ -2,7 +2,9 @@
 
 Both serve the two forms that a block has: media and text as two streams, or as one sequence with the text at its end.
 
-B batch   N media tokens   N_t text tokens   D width   H heads   d = D / H
+Where several processes share the media's tokens, each attends with some of the heads, to all tokens (`context.share`).
+
+B batch   N media tokens (of this process)   N_t text tokens   D width   H heads   d = D / H
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ class DenseAttention(nn.Module):
         super().__init__()
 
     def streams(self, x: Tensor, media: Triple, text: Triple, context: Context) -> tuple[Tensor, Tensor]:
-        q, k, v = zip(media, text, strict=True)
+        share = context.share
+        q, k, v = zip(share.by_head(*media), share.own_heads(*text), strict=True)
         out, text_out = joint_attention(list(q), list(k), list(v), [context.mask, context.text_mask])
-        return out, text_out
+        return share.both_by_token(out, text_out)
 
     def sequence(self, x: Tensor, both: Triple, media_tokens: int, context: Context) -> Tensor:
+        if not context.share.alone:
+            return _as_streams(self, x, both, media_tokens, context)
         q, k, v = both
         (out,) = joint_attention([q], [k], [v], [context.joint_mask])
         return out
@@ -59,16 +64,27 @@ class SparseAttention(nn.Module):
 
     def streams(self, x: Tensor, media: Triple, text: Triple, context: Context) -> tuple[Tensor, Tensor]:
         assert context.cubes is not None, "sparse attention needs a video in cube order"
-        tiling, density = context.cubes
-        coarse, fine = split_heads(self.gates(x), 2, self.heads)
+        (tiling, density), share = context.cubes, context.share
+        q, k, v, coarse, fine = share.by_head(*media, *split_heads(self.gates(x), 2, self.heads))
+        text_q, text_k, text_v = share.own_heads(*text)
         out, text_out = video_sparse_attention(
-            media, text, tiling, density, gates=(coarse, 1 + fine), text_mask=context.text_mask
+            (q, k, v),
+            (text_q, text_k, text_v),
+            tiling,
+            density,
+            gates=(coarse, 1 + fine),
+            text_mask=context.text_mask,
         )
         assert text_out is not None
-        return out, text_out
+        return share.both_by_token(out, text_out)
 
     def sequence(self, x: Tensor, both: Triple, media_tokens: int, context: Context) -> Tensor:
-        q, k, v = both
-        n = media_tokens
-        media, text = (q[:, :n], k[:, :n], v[:, :n]), (q[:, n:], k[:, n:], v[:, n:])
-        return cat(self.streams(x[:, :n], media, text, context), dim=1)
+        return _as_streams(self, x, both, media_tokens, context)
+
+
+def _as_streams(attention: Attention, x: Tensor, both: Triple, media_tokens: int, context: Context) -> Tensor:
+    """The one sequence taken apart into media and text, and put together again."""
+    q, k, v = both
+    n = media_tokens
+    media, text = (q[:, :n], k[:, :n], v[:, :n]), (q[:, n:], k[:, n:], v[:, n:])
+    return cat(attention.streams(x[:, :n], media, text, context), dim=1)

@@ -150,10 +150,10 @@ class Exchange(nn.Module):
 
 
 def _read(attention: CrossAttention, x: Tensor, source: Tensor, at_x: Context, at_source: Context) -> Tensor:
-    q = attention.queries(x, at_x.time_turn)
-    k, v = attention.keys_values(source, at_source.time_turn)
+    (q,) = at_x.share.by_head(attention.queries(x, at_x.time_turn))
+    k, v = at_source.share.by_head(*attention.keys_values(source, at_source.time_turn))
     (out,) = joint_attention([q], [k], [v], [at_source.mask])
-    return x + attention.finish(out)
+    return x + attention.finish(at_x.share.by_token(out))
 
 
 def _own_time(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sky4.distributed.sequence import Share
+from sky4.inputs import TowerInput
 from sky4.ops.backend import cpu_multiplies_bf16
 from sky4.ops.cubes import CubeTiling
 from sky4.ops.qk_norm_rope import qk_norm_rope
@@ -26,18 +28,20 @@ TIME_PERIOD = 10000.0
 
 @dataclass
 class Context:
-    """What stays the same in a tower over all its blocks."""
+    """What stays the same in a tower over all its blocks. N are the tokens of this process, of M in all (`share`)."""
 
+    media: TowerInput  # of this process
     turn: Tensor  # [1 or B, N, 1, d/2] rotation of the media tokens
     joint_turn: Tensor  # [1 or B, N + N_t, 1, d/2] the same with the text tokens after them, which stay as they are
     time_turn: Tensor  # [1 or B, N, 1, d/2] the same in time only, for the exchange
     condition: Tensor  # [B, G, D] activated timestep embedding
     shared: Tensor | None  # [B, G, 6D] the tower's own AdaLN projection, where blocks share it
     reference_tokens: int
-    mask: Tensor | None  # [B, N]
-    joint_mask: Tensor | None  # [B, N + N_t]
+    mask: Tensor | None  # [B, M]
+    joint_mask: Tensor | None  # [B, M + N_t]
     text: Tensor  # [B, N_t, D] projected prompt, the same at all depths and steps
     text_mask: Tensor | None  # [B, N_t]
+    share: Share  # which tokens and heads this process has
     cubes: tuple[CubeTiling, float] | None = None  # of a video in cube order, and the share of them that each reads
 
 
@@ -131,7 +135,7 @@ def _by_group(
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """[B, N, parts·D] -> parts x [B, N, H, d], views."""
-    return x.view(*x.shape[:-1], parts, heads, -1).unbind(2)
+    return x.view(*x.shape[:-1], parts, heads, x.shape[-1] // (parts * heads)).unbind(2)  # N may be 0
 
 
 class QKNorm(nn.Module):

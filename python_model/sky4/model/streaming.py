@@ -28,22 +28,30 @@ def stream_transformer(folder: Path, device: torch.device, dtype: torch.dtype | 
     Raises Sky4Failure for a folder that is not readable, and its subclass WeightsError for missing, extra or misshaped
     weights: all names and shapes are checked now.
     """
-    model = described(JointTransformer, folder)
-    owners = {"video.blocks": model.video, "audio.blocks": model.audio, "exchanges": model}
-    return _streamed(model, owners, WeightStore(folder, device, dtype))
+    return _streamed(described(JointTransformer, folder), WeightStore(folder, device, dtype))
 
 
 def stream_refiner(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Branch:
     """As `stream_transformer`, the refiner that `folder` holds."""
-    model = described(refiner, folder)
-    return _streamed(model, {"blocks": model}, WeightStore(folder, device, dtype))
+    return _streamed(described(refiner, folder), WeightStore(folder, device, dtype))
 
 
-def _streamed(model: ModelT, owners: Mapping[str, nn.Module], store: WeightStore) -> ModelT:
-    """owners: what holds the list of each place, such as video.blocks."""
+def depth_owners(model: nn.Module) -> dict[str, nn.Module]:
+    """What holds the list of depths at each place of a model, such as video.blocks."""
+    if isinstance(model, JointTransformer):
+        return {"video.blocks": model.video, "audio.blocks": model.audio, "exchanges": model}
+    return {"blocks": model}
+
+
+def without_depths(model: nn.Module, owners: Mapping[str, nn.Module]) -> list[str]:
+    """The names of the weights that lie in none of these lists."""
+    return [name for name in model.state_dict() if not name.startswith(tuple(f"{place}." for place in owners))]
+
+
+def _streamed(model: ModelT, store: WeightStore) -> ModelT:
+    owners = depth_owners(model)
     check_fit(store.told, {name: w.shape for name, w in model.state_dict().items()}, store.shapes())
-    rest = [name for name in model.state_dict() if not name.startswith(tuple(f"{place}." for place in owners))]
-    put(model, store.read(rest))
+    put(model, store.read(without_depths(model, owners)))
     reader = ThreadPoolExecutor(1, "sky4-weights")
     for place, owner in owners.items():
         name = place.rpartition(".")[2]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sky4.config import TransformerConfig
+from sky4.distributed.sequence import ALONE, Sharing
 from sky4.inputs import TextInput, TowerInput
 from sky4.model.attention import Attention, DenseAttention, SparseAttention
 from sky4.model.blocks import Block, Depths, DualBlock, Exchange, SingleBlock
@@ -30,8 +31,10 @@ class Branch(nn.Module):
     """One tower: video, audio, or the refiner.
 
     `in_channels`, `out_channels` per token; `reads_text` adds the text cross-attention (the video tower's);
-    `attention` makes each block's self-attention.
+    `attention` makes each block's self-attention. `sharing`: the processes that share its media tokens.
     """
+
+    sharing: Sharing = ALONE
 
     def __init__(
         self,
@@ -65,11 +68,13 @@ class Branch(nn.Module):
         for block in self.blocks:
             x, c = block.attend(x, c, context)
             x, c = block.feed_forward(x, c, context)
-        return self.velocity(x, context, media)
+        return self.velocity(x, context)
 
     def embed(self, media: TowerInput, text: TextInput) -> tuple[Tensor, Tensor, Context]:
-        """The first media tokens [B, N, D], text tokens [B, N_t, D], and what all blocks share."""
+        """The first media tokens [B, N, D] of this process, text tokens [B, N_t, D], and what all blocks share."""
         dtype = self.token_in.weight.dtype
+        whole, share = media.tokens, self.sharing.of(media.tokens.shape[1], self.config.heads)
+        media = share.tower(media)
         x = self.token_in(media.tokens.to(dtype))
         if media.segment is not None:
             x = x + ((media.segment == 1).to(x.dtype)[:, None] * self.keyframe.to(x.dtype))
@@ -85,6 +90,7 @@ class Branch(nn.Module):
             x,
             c,
             Context(
+                media=media,
                 turn=turn,
                 joint_turn=with_still(turn, c.shape[1]),
                 time_turn=rotation(temporal(media.positions), axes, theta),
@@ -92,9 +98,10 @@ class Branch(nn.Module):
                 shared=None if self.shared_modulation is None else self.shared_modulation(condition),
                 reference_tokens=media.reference_tokens,
                 mask=media.mask,
-                joint_mask=join_masks([x, c], [media.mask, text.mask]),
+                joint_mask=join_masks([whole, c], [media.mask, text.mask]),
                 text=c,
                 text_mask=text.mask,
+                share=share,
                 cubes=None if media.cubes is None else (video_tiling(media.cubes.grid), media.cubes.density),
             ),
         )
@@ -103,11 +110,11 @@ class Branch(nn.Module):
         """What works together at each depth: a block."""
         return [(block,) for block in nn.ModuleList.__iter__(self.blocks)]
 
-    def velocity(self, x: Tensor, context: Context, media: TowerInput) -> Tensor:
+    def velocity(self, x: Tensor, context: Context) -> Tensor:
         scale, shift = self.head_modulation(context.condition).chunk(2, dim=-1)
         x = modulate(x, shift, scale, context.reference_tokens)
         made: Tensor = self.head(x)
-        return made if self.data_gate is None else self.data_gate(x, made, media)
+        return context.share.whole(made if self.data_gate is None else self.data_gate(x, made, context.media))
 
 
 class DataGate(nn.Module):
@@ -176,7 +183,7 @@ class JointTransformer(nn.Module):
             v = between.video_reads_audio(v, a, at_v, at_a)  #       ... the updated audio
             v, v_text = video_block.feed_forward(v, v_text, at_v)
             a, a_text = audio_block.feed_forward(a, a_text, at_a)
-        return self.video.velocity(v, at_v, video), self.audio.velocity(a, at_a, audio)
+        return self.video.velocity(v, at_v), self.audio.velocity(a, at_a)
 
 
 def initialise(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ Legend: C latent channels, T latent frames, h w latent grid, T_a audio tokens, f
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -217,15 +218,24 @@ def facts_of(request: ClipRequest, components: Components) -> dict[str, Any]:
             "digest": components.digest,
         },
         "computed": {
-            "device": str(components.device),
+            "device": str(components.device) if components.ranks.world == 1 else components.device.type,
             "dtype": str(components.dtype).removeprefix("torch."),
             "attention_backend": components.backend,
             "threads": components.threads,
+            "processes": components.ranks.world,
             "economy": asdict(components.economy),
             "torch": torch.__version__,
         },
         "inputs": {str(path.absolute()): file_digest(path) for _, path in request.files()},
     }
+
+
+def work_digest(request: ClipRequest, components: Components) -> bytes:
+    """SHA-256 of what decides a clip's bits: alike on all processes that make it, wherever their files lie."""
+    facts = facts_of(request, components)
+    facts["model"].pop("path")
+    facts["inputs"] = list(facts["inputs"].values())
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 
 
 def checksum(latents: Tensor) -> str:

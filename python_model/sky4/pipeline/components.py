@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
+from sky4.distributed.ranks import ALONE, Ranks
+from sky4.distributed.sequence import Sharing
 from sky4.encoders import load_audio_codec, load_text_encoder, load_video_codec
 from sky4.encoders.protocols import AudioCodec, TextEncoder
 from sky4.encoders.tiling import SmallerTiles
@@ -17,6 +20,7 @@ from sky4.errors import RequestError, Sky4Failure
 from sky4.model import eight_bit
 from sky4.model.checkpoint import load_refiner, load_transformer
 from sky4.model.eight_bit import require_torchao
+from sky4.model.sharding import shard_refiner, shard_transformer, share_sequences
 from sky4.model.streaming import stream_refiner, stream_transformer
 from sky4.model.transformer import Branch, JointTransformer
 from sky4.ops.backend import select, unavailable
@@ -30,7 +34,10 @@ NETWORKS = ("text_encoder", "video_codec", "audio_codec", "transformer", "refine
 
 @dataclass
 class Components:
-    """A model on a device. The transformer, the codecs and the text encoder load when they are first asked for."""
+    """A model on a device. The transformer, the codecs and the text encoder load when they are first asked for.
+
+    ranks: the processes that share the transformer's and the refiner's work; the other networks run alike on each.
+    """
 
     folder: ModelFolder
     device: torch.device
@@ -38,6 +45,7 @@ class Components:
     backend: str
     threads: int
     economy: Economy = NO_ECONOMY
+    ranks: Ranks = ALONE
 
     @classmethod
     def load(
@@ -48,6 +56,7 @@ class Components:
         backend: str = "auto",
         threads: int | None = None,
         economy: Economy | None = None,
+        ranks: Ranks = ALONE,
     ) -> Components:
         """Read the folder and settle where to compute. RequestError for what is not there.
 
@@ -57,6 +66,8 @@ class Components:
             raise RequestError(f"--attention-backend {backend} is not available: {fault}")
         folder = ModelFolder.read(path)
         place = choose_device(device)
+        if ranks.world > 1:
+            _check_shared(folder, device, ranks.world)
         precision, weights = choose_precision(dtype, place)
         saving = economy or NO_ECONOMY
         if weights:
@@ -69,7 +80,7 @@ class Components:
                 select("joint_attention", head, backend)
             except ValueError as error:
                 raise RequestError(f"--attention-backend {backend} does not fit: {error}") from None
-        return cls(folder, place, precision, backend, use_threads(threads), saving)
+        return cls(folder, place, precision, backend, use_threads(threads), saving, ranks)
 
     def only(self, *names: str) -> None:
         """What comes needs no network but these: the economy may let go of the others, until they are asked for again.
@@ -84,16 +95,27 @@ class Components:
             give_back(self.device)
 
     @cached_property
+    def mesh(self) -> DeviceMesh | None:
+        """The processes that share the work; None of one alone."""
+        return None if self.ranks.world == 1 else self.ranks.mesh(self.device)
+
+    @property
+    def _sharing(self) -> Sharing:
+        return Sharing() if self.mesh is None else Sharing.over(self.mesh)
+
+    @cached_property
     def transformer(self) -> JointTransformer:
         """Sky4Failure listing the names of weights that are missing, unknown or of another shape."""
         manifest, place = self.folder.manifest, self.folder.path / "transformer"
         if self.economy.stream:
-            return stream_transformer(place, self.device, self.dtype).requires_grad_(False)
-        if kind := self.economy.weights:
-            return eight_bit.load_transformer(
-                place, self.device, self.dtype, manifest.transformer, kind
-            ).requires_grad_(False)
-        return load_transformer(place, self.device, self.dtype, manifest.transformer).requires_grad_(False)
+            model = stream_transformer(place, self.device, self.dtype)
+        elif kind := self.economy.weights:
+            model = eight_bit.load_transformer(place, self.device, self.dtype, manifest.transformer, kind)
+        elif self.economy.shard and self.mesh is not None:
+            model = shard_transformer(place, self.device, self.mesh, self.dtype)
+        else:
+            model = load_transformer(place, self.device, self.dtype, manifest.transformer)
+        return share_sequences(model, self._sharing).requires_grad_(False)
 
     @cached_property
     def refiner(self) -> Branch:
@@ -104,10 +126,12 @@ class Components:
             model = stream_refiner(place, self.device, self.dtype)
         elif kind := self.economy.weights:
             model = eight_bit.load_refiner(place, self.device, self.dtype, entry.transformer, kind)
+        elif self.economy.shard and self.mesh is not None:
+            model = shard_refiner(place, self.device, self.mesh, self.dtype)
         else:
             model = load_refiner(place, self.device, self.dtype, entry.transformer)
         self._check_channels("refiner", model.config.video_channels, self.folder.manifest.transformer.video_channels)
-        return model.requires_grad_(False)
+        return share_sequences(model, self._sharing).requires_grad_(False)
 
     @cached_property
     def video_codec(self) -> SmallerTiles:
@@ -146,6 +170,19 @@ class Components:
     def digest(self) -> str:
         """What tells these weights from others: SHA-256 over the names, sizes and contents of all weight files."""
         return weights_digest(self.folder.path)
+
+
+def _check_shared(folder: ModelFolder, device: str, processes: int) -> None:
+    """RequestError for what so many processes cannot share."""
+    if ":" in device:
+        raise RequestError(f"--device {device} names one device for {processes} processes; leave it out, or use cuda")
+    entry, heads = folder.manifest.refiner, folder.manifest.transformer.heads
+    heads = heads if entry is None else min(heads, entry.transformer.heads)
+    if processes > heads:
+        raise RequestError(
+            f"{processes} processes cannot share the {heads} attention heads of --model {folder.path}; start at most "
+            f"{heads} (torchrun --nproc-per-node {heads})"
+        )
 
 
 def give_back(device: torch.device) -> None:

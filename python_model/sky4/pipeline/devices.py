@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from sky4.distributed.meeting import local_number, several
 from sky4.errors import RequestError
 from sky4.model.eight_bit import require_torchao
 from sky4.ops.backend import cpu_multiplies_bf16
@@ -20,9 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N". RequestError for a device that is not there."""
+    """ "auto", "cpu", "cuda" or "cuda:N". RequestError for a device that is not there.
+
+    Where no number is given, each of several processes takes its own GPU.
+    """
     if wanted == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", _own_gpu()) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = wanted.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
         raise RequestError(f"--device {wanted} is unknown; use auto, cpu, cuda or cuda:N")
@@ -31,7 +35,12 @@ def choose_device(wanted: str = "auto") -> torch.device:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(number or 0) >= found:
         raise RequestError(f"--device {wanted} is not there: torch sees {found} CUDA devices; use --device cpu")
-    return torch.device("cuda", int(number or 0))
+    return torch.device("cuda", int(number) if number else local_number() % found)
+
+
+def _own_gpu() -> int:
+    """Of this process: of several the one of its number, else the one that torch has at hand."""
+    return local_number() % torch.cuda.device_count() if several() > 1 else torch.cuda.current_device()
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, Eight]:

@@ -54,17 +54,21 @@ log = logging.getLogger("sky4")
 class ResumeFolder:
     """The state of a request's clips. facts: what decides their bits, as JSON values.
 
-    every: steps between two writings, None for as often as SHARE allows.
+    every: steps between two writings, None for as often as SHARE allows. writes: whether this process writes, or only
+    goes on from what another one, the first, has written.
     """
 
     path: Path
     facts: dict[str, Any]
     every: int | None = None
+    writes: bool = True
 
     @classmethod
     def open(cls, path: Path, request: ClipRequest, components: Components, every: int | None = None) -> ResumeFolder:
         """Begin, or go on. RequestError where what lies there was made of, with or by something else."""
         facts = facts_of(request, components)
+        if not components.ranks.first:
+            return cls(path, facts, every, writes=False)
         there = read_state(path)
         if there is not None:
             require_same(path, there, facts)
@@ -87,7 +91,7 @@ class ResumeFolder:
         """The state of one of the request's variations."""
         facts = {**self.facts, "request": request.to_dict()}
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return ClipStates(self.path / str(request.seed), identity, self.every)
+        return ClipStates(self.path / str(request.seed), identity, self.every, self.writes)
 
     def clear(self) -> None:
         """All clips are written: take away what was kept of them, and the folder if nothing else lies in it."""
@@ -102,11 +106,11 @@ class ClipStates:
     A disk that takes no more does not end the run: it goes on, unsaved, with a note.
     """
 
-    def __init__(self, folder: Path, identity: str, every: int | None = None) -> None:
+    def __init__(self, folder: Path, identity: str, every: int | None = None, writes: bool = True) -> None:
         self.folder = folder
         self._identity = identity
         self._every = every
-        self._failed = False
+        self._writes = writes
 
     @property
     def written(self) -> dict[str, Any] | None:
@@ -143,6 +147,8 @@ class ClipStates:
         if kept is not None:  # first: a window that is there has all that the next one wants
             self._write(_kept_name(window), {"frames": torch.from_numpy(np.ascontiguousarray(kept))}, {})
         self._write(_window_name(window), tensors, {"rate": made.rate})
+        if not self._writes:  # what is there stays
+            return
         for file in (self.folder / SAMPLING, self.folder / REFINING, *self.folder.glob("kept-*")):
             if file.name != _kept_name(window):
                 file.unlink(missing_ok=True)
@@ -201,13 +207,13 @@ class ClipStates:
         self._attempt(lambda: write_tensors(self.folder / name, tensors, told))
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        if self._failed:
+        if not self._writes:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write()
         except (OSError, SafetensorError) as error:
-            self._failed = True
+            self._writes = False
             why = getattr(error, "strerror", None) or error
             log.warning(f"the state cannot be written to '{self.folder}' ({why}); the run goes on without")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from sky4.distributed.meeting import several
 from sky4.geometry import ClipGeometry
 from sky4.model.eight_bit import is_installed
 from sky4.pipeline.devices import DTYPES, choose_device, choose_precision, use_threads
@@ -26,7 +27,7 @@ def plan_of(request: ClipRequest, geometry: ClipGeometry, sketch: ModelSketch, e
     dtype, weights = choose_precision(engine.dtype, device)
     economy = replace(engine.economy, weights=weights) if weights else engine.economy
     threads, key = use_threads(engine.threads), model_key(sketch)
-    setting = Setting(device.type, dtype, economy)
+    setting = Setting(device.type, dtype, economy, several())
     known = {kind: find(facts_of(device, kind, threads), key) for kind in {dtype, *(DTYPES[name] for name in KINDS)}}
     if engine.memory is None:
         return plan_request(request, geometry, sketch, setting, known[dtype])

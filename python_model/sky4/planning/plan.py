@@ -79,6 +79,7 @@ class Plan:
             "device": self.setting.device,
             "dtype": str(self.setting.dtype).removeprefix("torch."),
             "economy": asdict(self.setting.economy),
+            "processes": self.setting.processes,
             "calibration": self.calibrated,
             "calibrated": self.exact,
             "parts": {name: {"parameters": p.parameters, "bytes": p.bytes} for name, p in self.parts.items()},
@@ -130,6 +131,8 @@ def _plan(
         loads = calibration.load_seconds
         load = loads.get("libraries", 0.0) + sum(loads.get(name, 0.0) for name in used_parts(stages))
     told, exact = _told(calibration, sketch, setting.economy)
+    if setting.processes > 1:
+        told, exact = f"{told}; what {setting.processes} processes exchange is not counted", False
     return Plan(sketch.folder.manifest.name, setting, parts, planned, load, told, exact)
 
 
@@ -160,7 +163,7 @@ def _planned(
     loaded: dict[str, int] = {}
     kept = 0
     for stage, held in zip(stages, held_of(stages), strict=True):
-        needed = {name: _resident(parts[name], setting.economy) for name in stage.parts}
+        needed = {name: _resident(parts[name], setting) for name in stage.parts}
         loaded = needed if setting.economy.release else {**loaded, **needed}
         narrows = setting.economy.weights and setting.device == "cpu" and set(BLOCKS) & set(loaded)
         weights = sum(loaded.values()) + (NARROWING_BYTES if narrows else 0)
@@ -210,11 +213,18 @@ def _moved_beside(part: Part, economy: Economy) -> int:
     return part.widened_bytes
 
 
-def _resident(part: Part, economy: Economy) -> int:
+def _resident(part: Part, setting: Setting) -> int:
     """Of a network's weights, what is in memory while it computes."""
-    if part.name in BLOCKS and economy.stream:
+    if part.name in BLOCKS and setting.economy.stream:
         return part.streamed_bytes
+    if part.name in BLOCKS and setting.economy.shard:
+        return shard_bytes(part, setting.processes)
     return part.bytes
+
+
+def shard_bytes(part: Part, processes: int) -> int:
+    """Of a network whose depths so many processes share: its part of them, and those that are whole at once."""
+    return min(part.bytes, part.bytes // processes + part.streamed_bytes)
 
 
 def _estimated_peak(setting: Setting, counted: int, calibration: Calibration | None) -> int:
@@ -227,6 +237,8 @@ def economies(setting: Setting, chunk: bool, narrow: bool, eight: bool = False) 
     """Settings that need less and less memory, the fastest first. narrow: whether bfloat16 may take float32's place;
     eight: whether weights may be int8."""
     steps = [Economy(weights=setting.economy.weights), Economy(release=True, weights=setting.economy.weights)]
+    if setting.processes > 1 and not setting.economy.weights:
+        steps.append(replace(steps[-1], shard=True))
     if chunk:
         steps.append(replace(steps[-1], chunk=1))
     steps.append(replace(steps[-1], apart=True))
@@ -238,8 +250,8 @@ def economies(setting: Setting, chunk: bool, narrow: bool, eight: bool = False) 
     if setting.economy.weights:  # asked for; a stream of them is not
         return
     if eight:
-        yield replace(setting, economy=replace(steps[-1], weights="int8"), dtype=kinds[-1])
-    yield replace(setting, economy=replace(steps[-1], stream=True), dtype=kinds[-1])
+        yield replace(setting, economy=replace(steps[-1], weights="int8", shard=False), dtype=kinds[-1])
+    yield replace(setting, economy=replace(steps[-1], stream=True, shard=False), dtype=kinds[-1])
 
 
 def plan_within(

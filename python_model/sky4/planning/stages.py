@@ -6,6 +6,7 @@ The costs are counted on the pipeline's own code, run without values. Another st
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from sky4.planning.sketch import ModelSketch, placed
 from sky4.planning.towers import base_stage, refiner_stage, refiner_tiles
 from sky4.planning.trace import traced, without_values
 from sky4.planning.work import Setting, Stage, Work
+
+SHARED = ("base", "refiner")  # that several processes share; in the others all do the same, or one works alone
 
 
 def stages_of(
@@ -48,7 +51,12 @@ def stages_of(
             stages.append(sound_stage(work))
         if request.wants_video and (request.video is None or high is not None):
             stages.append(picture_stage(work))
-    return parts, [*stages, mux_stage(work)]
+    return parts, [*(_own_share(stage, setting.processes) for stage in stages), mux_stage(work)]
+
+
+def _own_share(stage: Stage, processes: int) -> Stage:
+    """A stage as one of so many processes has it."""
+    return replace(stage, call=stage.call.shared(processes)) if stage.name in SHARED else stage
 
 
 def leaves_nothing(request: ClipRequest) -> bool:

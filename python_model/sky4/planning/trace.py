@@ -63,6 +63,11 @@ class Cost:
             **{f.name: getattr(self, f.name) * (1 if f.name in still else calls) for f in fields(self)},
         )
 
+    def shared(self, processes: int) -> Cost:
+        """What each of so many processes does of it; its result is whole on all, and no operation is spared."""
+        still = ("operations", "made_bytes")
+        return Cost(**{f.name: getattr(self, f.name) // (1 if f.name in still else processes) for f in fields(self)})
+
     def then(self, other: Cost) -> Cost:
         """Both, one after the other; the result of the first is alive during the second."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}

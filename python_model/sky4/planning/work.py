@@ -41,11 +41,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how it is computed: "cpu" or "cuda", the networks' dtype, and how memory is saved."""
+    """Where and how it is computed: "cpu" or "cuda", the networks' dtype, how memory is saved, and how many processes
+    share the towers' and the refiner's work."""
 
     device: str
     dtype: torch.dtype
     economy: Economy = NO_ECONOMY
+    processes: int = 1
 
 
 @dataclass(frozen=True)

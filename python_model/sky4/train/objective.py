@@ -53,7 +53,7 @@ def flow_loss(
 ) -> FlowLoss:
     """The loss of a batch on the model's device; black [1, C, >= T, H, W] is the latent of a black clip.
 
-    unchanged_weight: how much a cell counts in which a guided model's difference is next to nothing, against the others.
+    unchanged_weight: how much a cell counts where a guided model's difference is next to nothing.
     """
     task = batch.task
     condition = condition_of(config, batch, black)

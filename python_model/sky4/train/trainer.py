@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sky4.config import config_to_dict
+from sky4.distributed.ranks import ALONE, Ranks
 from sky4.errors import Sky4Failure
 from sky4.inputs import TextInput
 from sky4.model.transformer import JointTransformer
@@ -27,7 +28,7 @@ from sky4.train.logging import TrainingLog
 from sky4.train.objective import FlowLoss, flow_loss, pad_text, to_device
 from sky4.train.optimizer import Optimizers, SpikeGuard, schedule_factor
 from sky4.train.precision import multiplies_bfloat16
-from sky4.train.ranks import ALONE, Ranks
+from sky4.train.ranks import add_up, share_of
 from sky4.train.settings import JointSettings
 
 Encode = Callable[[list[str]], TextInput]  # prompts to hidden states, on the training device
@@ -230,7 +231,7 @@ class TrainingStep:
         """(the batch's loss, gradient norm before clipping, whether the step was taken)."""
         state, optimizer = self._state, self._settings.optimizer
         total, seen, heard = (torch.zeros(size, device=self._device) for size in (1, *2 * [len(batch.numbers)]))
-        for rows in self._ranks.mine(self._parts(len(batch.numbers))):
+        for rows in share_of(self._ranks, self._parts(len(batch.numbers))):
             share = (rows.stop - rows.start) / len(batch.numbers)
             loss = self._part(batch.part(rows), share)
             total += loss.total.detach() * share
@@ -238,7 +239,7 @@ class TrainingStep:
                 if part is not None:
                     whole[rows] = part
         weights = [weight for weight in state.model.parameters() if weight.grad is not None]
-        self._ranks.sum([total, seen, heard, *(weight.grad for weight in weights if weight.grad is not None)])
+        add_up(self._ranks, [total, seen, heard, *(weight.grad for weight in weights if weight.grad is not None)])
         norm = float(torch.nn.utils.clip_grad_norm_(weights, optimizer.clip))
         taken = state.spikes.accepts(norm)
         if taken:
