@@ -65,11 +65,18 @@ class LipMeter:
             self._cells += [_cells(frame) for frame in chunk]
             yield chunk
 
-    def lag(self, wave: NDArray[np.float32], rate: int) -> Lag | None:
-        """Beside a sound [2, S]; None for a clip too short to tell."""
+    def lag(self, wave: NDArray[np.float32], rate: int, inside: NDArray[np.bool_] | None = None) -> Lag | None:
+        """Beside a sound [2, S]; None for a clip too short to tell. inside [H, W]: where it is looked for."""
         if len(self._cells) < LEAST:
             return None
-        return lag_between(np.stack(self._cells), wave, rate, self._fps)
+        cells = np.stack(self._cells)
+        if inside is not None:
+            grey = np.repeat(np.where(inside, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
+            of = _cells(grey) > 127
+            if not of.any():  # less than half of any cell: the cells that it touches
+                of = _cells(grey) > 0
+            cells = cells[:, of]
+        return lag_between(cells, wave, rate, self._fps)
 
 
 def lag_between(cells: NDArray[np.float32], wave: NDArray[np.float32], rate: int, fps: Fraction) -> Lag:
