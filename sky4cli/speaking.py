@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 SpeakerFiles = Annotated[
     list[str] | None,
-    typer.Option("--speaker", metavar="NAME=SOUND", help="Speech of one who is seen at --mask NAME=... or --box NAME=..."),
+    typer.Option(
+        "--speaker", metavar="NAME=SOUND", help="Speech of one who is seen at --mask NAME=... or --box NAME=..."
+    ),
 ]
 SpeakerMasks = Annotated[
     list[str] | None,

@@ -106,7 +106,9 @@ def test_a_run_that_was_stopped_between_any_two_windows_goes_on_to_the_same_bits
 
     with pytest.raises(Stopped):
         _all(generate_clips(request_, components, stop, ResumeFolder.open(tmp_path / "state", request_, components)))
-    [resumed] = _all(generate_clips(request_, components, None, ResumeFolder.open(tmp_path / "state", request_, components)))
+    [resumed] = _all(
+        generate_clips(request_, components, None, ResumeFolder.open(tmp_path / "state", request_, components))
+    )
     assert resumed.checksums == undisturbed.checksums
     assert np.array_equal(pictures(resumed), pictures(undisturbed))
 

@@ -1,4 +1,4 @@
-"""Several speakers in one clip, on random nano weights: whose sound is heard, whose region it moves, what is refused."""
+"""Several speakers in one clip, on random nano weights: whose sound is heard, where it moves, what is refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_one_speaker_everywhere_is_a_sound_that_drives(components: Components, s
     assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_lips_are_told_of_each_speaker_in_its_region(components: Components, sounds: list[Path], tmp_path: Path) -> None:
+def test_lips_are_told_of_each_speaker_in_its_region(
+    components: Components, sounds: list[Path], tmp_path: Path
+) -> None:
     wave = np.tile(read_audio(sounds[0]), 2)
     write_clip(tmp_path / "long.wav", None, wave, fps=Fraction(16), recipe={})
     request = replace(two([tmp_path / "long.wav"] * 2), frames=25)
@@ -129,7 +131,7 @@ def test_a_recipe_holds_the_speakers_and_their_files(sounds: list[Path]) -> None
         (lambda r, s: replace(r, outputs="audio"), "drop --only audio"),
         (lambda r, s: replace(r, speakers=r.speakers[:1] * 2), "--speaker left is given twice"),
         (lambda r, s: replace(r, speakers=tuple(boxed(f"s{n}", s[0], "0,0,1,1") for n in range(5))), "give up to 4"),
-        (lambda r, s: replace(r, refinement=Refinement(64, 64, keyframes=(1,))), "drop --keyframes"),
+        (lambda r, s: replace(r, refinement=Refinement(64, 64, steps=1, keyframes=(1,))), "drop --keyframes"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change, message: str, sounds: list[Path]) -> None:

@@ -26,7 +26,7 @@ class Voice:
 
 
 def voiced(evaluate: Evaluate, voices: Sequence[Voice]) -> Evaluate:
-    """The velocity under the state's own sound, in the voices' regions under theirs. Without voices it is `evaluate`."""
+    """The velocity under the state's own sound, in the voices' regions under theirs. Without any it is `evaluate`."""
     if not voices:
         return evaluate
 

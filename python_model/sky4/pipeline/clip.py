@@ -109,7 +109,10 @@ class Clip:
     @property
     def seams(self) -> list[int]:
         """The frames with which another piece of the clip begins, unless it is another shot."""
-        begins = {made.window.begins for made in self.windows if not made.window.anchor} | {self.given.start, self.given.stop}
+        begins = {made.window.begins for made in self.windows if not made.window.anchor} | {
+            self.given.start,
+            self.given.stop,
+        }
         return sorted(frame for frame in begins if 0 < frame < self.frame_count and frame != self.switch)
 
     @property

@@ -24,8 +24,8 @@ class Window:
     of its frames were there before, at its head, or at its tail if it is made backward. shown: (begin, end) of its own
     frames that become the clip's. time: of its first latent frame on the running time axis, in latent frames, with one
     more behind a shot switch. switch: which of its frames is the first of another shot, where it holds such a switch.
-    anchor: it begins with the clip's first picture instead of what was there before, and nothing of it is shown; ends_on:
-    the index of the anchor whose last latent frame it keeps at its end.
+    anchor: it begins with the clip's first picture instead of what was there before, and nothing of it is shown.
+    ends_on: the index of the anchor whose last latent frame it keeps at its end.
     """
 
     index: int
@@ -91,12 +91,8 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
 def _anchored(windows: list[Window]) -> tuple[Window, ...]:
     """An anchor for each window but the first, all of them before the windows."""
     first, *others = windows
-    anchors = [
-        replace(window, index=index, keeps=0, shown=(0, 0), anchor=True) for index, window in enumerate(others)
-    ]
-    held = [
-        replace(window, index=len(anchors) + 1 + number, ends_on=number) for number, window in enumerate(others)
-    ]
+    anchors = [replace(window, index=index, keeps=0, shown=(0, 0), anchor=True) for index, window in enumerate(others)]
+    held = [replace(window, index=len(anchors) + 1 + number, ends_on=number) for number, window in enumerate(others)]
     return (*anchors, replace(first, index=len(anchors)), *held)
 
 

@@ -74,7 +74,9 @@ def frame_features(pictures: Thumbnails) -> Floats:
         *_pushed(pictures, at(-1)),
     ]
     columns += _parts(apart)
-    planes = np.ascontiguousarray(np.moveaxis(np.rint(held * 255).astype(np.int16), -1, 0))  # [3, REACH + T + REACH, S, S]
+    planes = np.ascontiguousarray(
+        np.moveaxis(np.rint(held * 255).astype(np.int16), -1, 0)
+    )  # [3, REACH + T + REACH, S, S]
 
     def planes_at(lag: int) -> NDArray[np.int16]:
         return planes[:, REACH + lag : REACH + lag + count]
