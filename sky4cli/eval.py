@@ -281,13 +281,13 @@ def _measure_long(job: _Job, names: list[str], cases: int) -> Results:
             keep = None if job.clips is None else keeper(job.clips, job.force)
             make, talk = model_maker(components, keep), avatar_maker(components)
     kinds, heads = cast("list[Content]", [name for name in names if name != AVATAR]), -(-cases // EACH)
-    say = job.reporter.stage
+    say, network = job.reporter.stage, ShotNetwork.load()
     try:
         for kind in kinds[:1]:
             long_case(kind, 0, job.request)  # before minutes go into the heads
-        avatars = evaluate_avatars(heads if AVATAR in names else 0, job.request, talk, job.folder.sample_rate, say)
-        result = evaluate_long(kinds, cases, job.request, make, ShotNetwork.load(), say, avatars)
     except ValueError as error:
         raise RequestError(f"--frames {job.request.frames} is too short for two shots: {error}") from error
+    avatars = evaluate_avatars(heads if AVATAR in names else 0, job.request, talk, job.folder.sample_rate, say)
+    result = evaluate_long(kinds, cases, job.request, make, network, say, avatars)
     told = settings(job.of, {"suite": "long", "cases_each": cases}, job.request, job.folder.manifest.name)
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_long(told, result)

@@ -249,7 +249,8 @@ class ClipRequest:
 
     @property
     def out_frames(self) -> int:
-        """Of the written picture."""
+        """Of the written picture, which lasts as long at any rate, as its sound does: where 241 frames become 481 at
+        twice the rate, since a codec makes 4n + 1, the last one is shown twice (MadeWindow.shown)."""
         return self.frames * (1 if self.refinement is None else self.refinement.rate)
 
     @property
