@@ -53,13 +53,13 @@ FRAME_WEIGHTS = (1.0, *[6.0 if kind == "cut" else 2.0 for kind in OPTICALS])  # 
 
 @dataclass(frozen=True)
 class ShotDetectorConfig:
-    stories: int = 12_000  # different samples
+    stories: int = 2000  # different samples
     seed: int = 71  # of the stories
     width: int = 64
     hidden: int = 64
     frames: int = 65  # thumbnails of a sample
     pair_weight: float = 1.0
-    proof_stories: int = 400  # on which it is fitted what proves a cut
+    proof_stories: int = 200  # on which it is fitted what proves a cut
     cache: str | None = None  # a folder in which samples are kept from run to run
 
 
