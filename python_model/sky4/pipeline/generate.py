@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 
 import torch
@@ -202,9 +203,10 @@ def _given(
         high = high_grid(inside, geometry, components)
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
-    wave = heard(request, geometry.sample_rate, (window.first + geometry.frames) / geometry.fps)
+    begin, end = (Fraction(frame) / geometry.fps for frame in (window.first, window.first + geometry.frames))
+    wave = heard(request, geometry.sample_rate, begin, end)
     if wave is not None:
-        audio = given_audio(wave, geometry, components.audio_codec, window.first)
+        audio = given_audio(wave, geometry, components.audio_codec)
         voices = voices_of(request, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
     return _Given(condition, video, audio, high, voices)

@@ -145,25 +145,28 @@ def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec:
     return codec.encode(to_pixels(hold_last(frames, geometry.frames)))
 
 
-def given_audio(wave: NDArray[np.float32], geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> Tensor:
-    """Latents [1, T_a, C] of a window, from frame `first` on, of a sound [2, S]; silence where it ends."""
-    begin = round(first / geometry.fps * geometry.sample_rate)
-    part = padded(wave[:, begin : begin + geometry.audio_samples], geometry.audio_samples)
-    return codec.encode(torch.from_numpy(part)[None])
+def given_audio(wave: NDArray[np.float32], geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
+    """Latents [1, T_a, C] of a window's sound [2, S]; silence where it ends."""
+    return codec.encode(torch.from_numpy(padded(wave, geometry.audio_samples))[None])
 
 
 def voices_of(request: ClipRequest, geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> tuple[Voice, ...]:
     """The speakers' sounds in a window, from frame `first` on, and the cells that each drives."""
     made = []
     for speaker, selected in zip(request.speakers, regions(request), strict=True):
-        wave = read_audio(speaker.path, float((first + geometry.frames) / geometry.fps), geometry.sample_rate)
+        until = float((first + geometry.frames) / geometry.fps)
+        wave = read_audio(
+            speaker.path, until, geometry.sample_rate, round(first / geometry.fps * geometry.sample_rate)
+        )
         shares = torch.from_numpy(cell_shares(selected, geometry.spatial_compression))
-        made.append(Voice(given_audio(wave, geometry, codec, first), shares[None, None, None]))
+        made.append(Voice(given_audio(wave, geometry, codec), shares[None, None, None]))
     return tuple(made)
 
 
 def padded(wave: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
-    """A wave [2, S] cut, or filled up with silence, to `samples`."""
+    """A wave [2, S] cut, or filled up with silence, to `samples`; itself where it has as many."""
+    if wave.shape[1] == samples:
+        return wave
     return np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
 
 

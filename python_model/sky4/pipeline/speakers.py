@@ -108,14 +108,17 @@ def cell_shares(selected: Selected, cell: int) -> NDArray[np.float32]:
     return np.asarray(cells.mean((1, 3)), np.float32)
 
 
-def heard(request: ClipRequest, rate: int, until: Fraction | None = None) -> Wave | None:
-    """The sound [2, S] that drives the picture and is heard with it; None where none is given.
+def heard(
+    request: ClipRequest, rate: int, begin: Fraction = Fraction(0), end: Fraction | None = None
+) -> Wave | None:
+    """The sound [2, S] that drives the picture and is heard with it, from `begin` to `end` in seconds (all of the clip
+    where none is named); None where none is given.
 
-    Of speakers their sum, as much lower as keeps it from clipping. It may end before the clip does. until: seconds that
-    are read of one sound, where it is not all of the clip.
+    Of speakers their sum, as much lower as keeps all of it from clipping. It may end before the clip does.
     """
+    skip, until = round(begin * rate), request.seconds if end is None else end
     if request.audio is not None:
-        return read_audio(request.audio, float(until or request.seconds), rate)
+        return read_audio(request.audio, float(until), rate, skip)
     if not request.speakers:
         return None
     waves = [read_audio(speaker.path, float(request.seconds), rate) for speaker in request.speakers]
@@ -123,7 +126,8 @@ def heard(request: ClipRequest, rate: int, until: Fraction | None = None) -> Wav
     for wave in waves:
         whole[:, : wave.shape[1]] += wave
     peak = float(np.abs(whole).max(initial=0.0))
-    return whole / peak if peak > 1 else whole
+    part = whole[:, skip : round(until * rate)]
+    return part / peak if peak > 1 else part
 
 
 def _footage(request: ClipRequest) -> tuple[Footage, Path]:
