@@ -58,7 +58,7 @@ class AvatarCase:
 
     def portrait(self) -> Frames:
         """[H, W, 3]: how the clip begins, with its mouth closed."""
-        return to_frames(render_video([self.take], 1, self.request.fps, self.size))[0]
+        return np.asarray(to_frames(render_video([self.take], 1, self.request.fps, self.size))[0], np.uint8)
 
     def wave(self, rate: int) -> Wave:
         """[2, S]."""
@@ -77,9 +77,10 @@ def avatar_case(index: int, request: ClipRequest, seconds: int) -> AvatarCase:
     """Held-out head number `index`; request: size, rate and sampling."""
     take = sample_family(SEED ^ 0xA7A, index, "heldout").takes["face"]
     assert take.talker is not None
+    prompt = take_caption(take, "en", np.random.default_rng([SEED, index]))  # not what is said: half a minute of words
+    # is more than a text encoder reads
     expression = replace(take.talker.expression, speech=sample_speech(SEED, index, seconds), brow_rate=0.3)
     take = replace(take, talker=replace(take.talker, expression=expression))
-    prompt = take_caption(take, "en", np.random.default_rng([SEED, index]))
     frames = round(seconds * request.fps)
     return AvatarCase(index, take, replace(request, prompt=prompt, frames=frames, outputs="both"))
 

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,9 @@ def peer_scores(numbers: Sequence[int], fps: Fraction = FPS, size: int = 64) -> 
 
     shortest = max(1, round(SHORTEST * fps))
     makers: list[tuple[str, float, Callable[[], Any]]] = [
-        ("ContentDetector", value, lambda value=value: ContentDetector(value, shortest)) for value in CONTENT
+        *(("ContentDetector", value, partial(ContentDetector, value, shortest)) for value in CONTENT),
+        *(("AdaptiveDetector", value, partial(AdaptiveDetector, value, shortest)) for value in ADAPTIVE),
     ]
-    makers += [("AdaptiveDetector", value, lambda value=value: AdaptiveDetector(value, shortest)) for value in ADAPTIVE]
     scores = [Score() for _ in makers]
     for number in numbers:
         story = sample_story(SEED, number, "heldout")

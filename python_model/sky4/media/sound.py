@@ -57,9 +57,7 @@ def read_audio(
     return wave
 
 
-def _decode(
-    container: InputContainer, wanted: int, sample_rate: int, skip: int
-) -> tuple[NDArray[np.float32], int]:
+def _decode(container: InputContainer, wanted: int, sample_rate: int, skip: int) -> tuple[NDArray[np.float32], int]:
     """(up to `wanted` samples but the first `skip`, how many they are with those); [2, 0] where there is no sound."""
     if not container.streams.audio:
         return np.zeros((2, 0), np.float32), 0

@@ -155,9 +155,7 @@ def voices_of(request: ClipRequest, geometry: ClipGeometry, codec: AudioCodec, f
     made = []
     for speaker, selected in zip(request.speakers, regions(request), strict=True):
         until = float((first + geometry.frames) / geometry.fps)
-        wave = read_audio(
-            speaker.path, until, geometry.sample_rate, round(first / geometry.fps * geometry.sample_rate)
-        )
+        wave = read_audio(speaker.path, until, geometry.sample_rate, round(first / geometry.fps * geometry.sample_rate))
         shares = torch.from_numpy(cell_shares(selected, geometry.spatial_compression))
         made.append(Voice(given_audio(wave, geometry, codec), shares[None, None, None]))
     return tuple(made)

@@ -108,9 +108,7 @@ def cell_shares(selected: Selected, cell: int) -> NDArray[np.float32]:
     return np.asarray(cells.mean((1, 3)), np.float32)
 
 
-def heard(
-    request: ClipRequest, rate: int, begin: Fraction = Fraction(0), end: Fraction | None = None
-) -> Wave | None:
+def heard(request: ClipRequest, rate: int, begin: Fraction = Fraction(0), end: Fraction | None = None) -> Wave | None:
     """The sound [2, S] that drives the picture and is heard with it, from `begin` to `end` in seconds (all of the clip
     where none is named); None where none is given.
 
@@ -127,7 +125,7 @@ def heard(
         whole[:, : wave.shape[1]] += wave
     peak = float(np.abs(whole).max(initial=0.0))
     part = whole[:, skip : round(until * rate)]
-    return part / peak if peak > 1 else part
+    return np.asarray(part / peak, np.float32) if peak > 1 else part
 
 
 def _footage(request: ClipRequest) -> tuple[Footage, Path]:
