@@ -61,10 +61,10 @@ def test_a_minute_of_a_talking_head(nano_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_film_of_five_shots(nano_model: Path, tmp_path: Path) -> None:
-    """20 seconds in five shots beside its first 10 in two."""
+    """20 seconds in five shots beside its first 10 in two, of which one is the longest."""
     shots = [f"  - {{prompt: shot {number}, seconds: 4}}" for number in range(5)]
     shots[1] = "  - {prompt: the second, seconds: 6}"
-    shots[2] = "  - {prompt: the third, seconds: 2, transition: dissolve}"
+    shots[3] = "  - {prompt: the fourth, seconds: 2, transition: dissolve}"
     takes = {}
     for count in (2, 5):
         (tmp_path / f"{count}.yaml").write_text(
