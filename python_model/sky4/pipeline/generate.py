@@ -31,7 +31,7 @@ from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
-from sky4.pipeline.components import Components
+from sky4.pipeline.components import Components, give_back
 from sky4.pipeline.given import (
     Continued,
     given_audio,
@@ -127,6 +127,8 @@ def _windows(
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         state.finish_window(one, kept)
         made.append(one)
+        if len(windows) > 1:
+            give_back(components.device)  # what is kept lies among what is free, which else grows from window to window
     return tuple(made)
 
 
