@@ -61,6 +61,8 @@ FLAGS = {  # that belong to some suites only
     "refiner": ("--cases",),
 }
 CASES = 16  # of each task
+AVATAR = "avatar"  # the task of --suite long beside the transitions; one head for each EACH cases
+EACH = 8
 TASK_FRAMES = 33  # of a clip: families of takes are laid out for so many
 
 
@@ -210,7 +212,7 @@ def _tasks(names: list[str], suite: Suite) -> list[str]:
     if suite == "long":
         from sky4.shots.kinds import CONTENTS
 
-        known = [str(kind) for kind in CONTENTS]
+        known = [*(str(kind) for kind in CONTENTS), AVATAR]
     else:
         from sky4.world.tasks import TITLES
 
@@ -265,19 +267,27 @@ def _measure_refiner(job: _Job, cases: int, steps: int | None) -> Results:
 
 
 def _measure_long(job: _Job, names: list[str], cases: int) -> Results:
-    from sky4.evaluation.long import codec_maker, evaluate_long, model_maker, render_maker
+    from sky4.evaluation.avatars import avatar_maker, coded_maker, evaluate_avatars, truth_maker
+    from sky4.evaluation.long import codec_maker, evaluate_long, long_case, model_maker, render_maker
     from sky4.shots.network import ShotNetwork
 
     if job.of == "renders":
-        make = render_maker()
-    elif job.of == "codecs":
-        make = codec_maker(job.components())
+        make, talk = render_maker(), truth_maker()
     else:
-        make = model_maker(job.components(), None if job.clips is None else keeper(job.clips, job.force))
-    kinds = cast("list[Content]", names)
+        components = job.components()
+        if job.of == "codecs":
+            make, talk = codec_maker(components), coded_maker(components)
+        else:
+            keep = None if job.clips is None else keeper(job.clips, job.force)
+            make, talk = model_maker(components, keep), avatar_maker(components)
+    kinds, heads = cast("list[Content]", [name for name in names if name != AVATAR]), -(-cases // EACH)
+    say, network = job.reporter.stage, ShotNetwork.load()
     try:
-        result = evaluate_long(kinds, cases, job.request, make, ShotNetwork.load(), job.reporter.stage)
+        for kind in kinds[:1]:
+            long_case(kind, 0, job.request)  # before minutes go into the heads
     except ValueError as error:
         raise RequestError(f"--frames {job.request.frames} is too short for two shots: {error}") from error
+    avatars = evaluate_avatars(heads if AVATAR in names else 0, job.request, talk, job.folder.sample_rate, say)
+    result = evaluate_long(kinds, cases, job.request, make, network, say, avatars)
     told = settings(job.of, {"suite": "long", "cases_each": cases}, job.request, job.folder.manifest.name)
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_long(told, result)

@@ -111,10 +111,27 @@ def say_long(told: dict[str, Any], result: LongEvaluation) -> None:
     for line in result.table:
         shares = (_share(value) for value in (line.switched, line.kind_found, line.subject, line.chance))
         table.add_row(line.kind, *shares, str(line.count))
+    if result.identity is not None:
+        table.add_section()
+        table.add_row("the same subject in both shots", "-", "-", _share(result.identity), "-", "-")
     _print(table)
+    heads = result.heads
+    if heads is not None:
+        table = _table(f"heads that talk for {heads.seconds:g} s", "measure", ("value", "chance", "n"))
+        lag = "-" if heads.median_lag is None else f"{heads.median_lag:.2f} frames"
+        table.add_row("something follows the sound", _share(heads.follows), "-", str(heads.count))
+        table.add_row("median |lag| of lips where it does", lag, "-", str(round(heads.follows * heads.count)))
+        table.add_row("the same head in the last second", _share(heads.same), _share(heads.chance), str(heads.count))
+        table.add_row("last second against the truth (PSNR)", f"{heads.likeness:.1f} dB", "-", str(heads.count))
+        _print(table)
     table = _table("the detector on drawn stories", "transition", ("precision", "recall", "n"))
     for kind, found in result.detector["optical"].items():
         table.add_row(kind, _share(found["precision"]), _share(found["recall"]), str(found["count"]))
+    table.add_section()
+    for peer in result.peers:
+        of = "its own threshold" if peer.default else "its best threshold"
+        name = f"cut: {peer.name} of PySceneDetect, {of} {peer.threshold:g}"
+        table.add_row(name, _share(_there(peer.precision)), _share(_there(peer.recall)), "-")
     table.add_section()
     for kind, share in result.detector["content"].items():
         table.add_row(kind, "-", _share(share), "-")
@@ -139,6 +156,11 @@ def _print(table: Table) -> None:
     if not console.is_terminal:  # in a pipe rich assumes 80 columns, and would cut the names short
         console = Console(highlight=False, width=120)
     console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _there(value: float) -> float | None:
+    """None for what is not a number."""
+    return None if value != value else value
 
 
 def _share(value: float | None) -> str:

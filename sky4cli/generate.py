@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -52,10 +53,11 @@ from sky4cli.options import (
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
 from sky4cli.refining import KeyframesAt, RefineTo, with_refinement
+from sky4cli.speaking import Anchors, SpeakerBoxes, SpeakerFiles, SpeakerMasks, speakers_of, windows_of_driven
 
 if TYPE_CHECKING:
-    from sky4.pipeline.model_folder import Defaults, ModelFolder
-    from sky4.pipeline.request import Outputs, Segments, Source
+    from sky4.pipeline.model_folder import Defaults
+    from sky4.pipeline.request import Outputs, Source
 
 # What a preset is planned for where nothing is asked for: 1080p, 32 frames a second, 481 of them.
 PUBLISHED_SIZE, PUBLISHED_KEYFRAMES = "1920x1088@32", "5"
@@ -83,6 +85,10 @@ def generate(
     drive: Annotated[
         bool, typer.Option("--drive", help="Let --audio drive the picture (speech, a beat); it is kept as it is.")
     ] = False,
+    speaker: SpeakerFiles = None,
+    mask: SpeakerMasks = None,
+    box: SpeakerBoxes = None,
+    anchors: Anchors = None,
     ref: Ref = None,
     size: Size = None,
     seconds: Seconds = None,
@@ -134,6 +140,7 @@ def generate(
         )
     if drive and audio is None:
         raise RequestError("--drive needs the sound that drives: add --audio FILE")
+    speakers = speakers_of(speaker, mask, box)
     out = opened(out, container, variations) or out
     outputs = outputs_for(out, only)
     references = resolve_references(ref or [])
@@ -146,15 +153,19 @@ def generate(
     defaults = folder.defaults
     rate = parse_number("--fps", fps, "16 or 30000/1001") if fps is not None else defaults.fps
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
-    shape = Shape(width, height, frames_wanted(seconds, frames, rate, outputs, video, audio, defaults), rate)
+    given = [(flag, path) for flag, path in (("--video", video), ("--audio", audio)) if path is not None]
+    given += [(one.flag, one.path) for one in speakers]
+    shape = Shape(width, height, frames_wanted(seconds, frames, rate, outputs, given, defaults), rate)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed, negative_prompt, variations)
+    anchored = image is not None if anchors is None else anchors
     request = replace(
         request_of(prompt, shape, sampling, defaults, outputs),
         sources=_sources(image, last_image),
         video=video,
         audio=audio,
+        speakers=speakers,
         references=references,
-        segments=windows_of_driven(shape.frames, folder) if drive else None,
+        segments=windows_of_driven(shape.frames, folder, anchored) if drive or speakers else None,
     )
     request = with_refinement(request, folder, refine, keyframes)
     memory_bytes = parse_memory(memory)
@@ -170,24 +181,15 @@ def _check_preset(preset: str, model: Path | None, dry_run: bool) -> None:
         raise RequestError(f"--preset {preset} has no weights to make a clip with; add --dry-run, or give a --model")
 
 
-def windows_of_driven(frames: int, folder: ModelFolder) -> Segments | None:
-    """A sound may be of any length: what is longer than the model's own clips is made in windows that go on from one
-    another, each hearing its part of it."""
-    from sky4.pipeline.segments import choose_segments
-
-    return choose_segments("the clip", frames, frames, folder) if frames > folder.defaults.frames else None
-
-
 def frames_wanted(
     seconds: str | None,
     frames: int | None,
     fps: Fraction,
     outputs: Outputs,
-    video: Path | None,
-    audio: Path | None,
+    given: Sequence[tuple[str, Path]],
     defaults: Defaults,
 ) -> int:
-    """The clip's length: as asked for, else as long as the given video or sound, else the model's default."""
+    """The clip's length: as asked for, else as long as the given video or sounds (flag, file), else the model's own."""
     if seconds is not None and frames is not None:
         raise RequestError(f"--seconds {seconds} and --frames {frames} are both given; drop one of them")
     if frames is not None:
@@ -196,15 +198,13 @@ def frames_wanted(
         return max(1, round(parse_number("--seconds", seconds, "5 or 2.5") * fps))
     if outputs == "still":
         return 1
-    if video is None and audio is None:
+    if not given:
         return max(1, round(defaults.frames / defaults.fps * fps))
     from sky4.pipeline.validate import seconds_of
     from sky4cli.requests import LONGEST_SECONDS
 
-    flag, path = ("--video", video) if video is not None else ("--audio", audio)
-    assert path is not None
-    lasts = seconds_of(flag, path)
-    most = LONGEST_SECONDS if video is not None else LONGEST_DRIVEN
+    lasts, flag, path = max((seconds_of(flag, path), flag, path) for flag, path in given)
+    most = LONGEST_SECONDS if flag == "--video" else LONGEST_DRIVEN
     if lasts > most:
         longest = f"more than {most} s; take a part with --seconds"
         raise RequestError(f"{flag} {path} lasts {lasts:.1f} s, {longest}")

@@ -24,7 +24,8 @@ OPTIONS = {
     "": ["--version", "--verbose -v", "--install-completion", "--show-completion"],
     "generate": [
         *("--prompt", "-o --out", "--format", "--negative-prompt"),
-        *("--image", "--last-image", "--video", "--audio", "--drive", "--ref"),
+        *("--image", "--last-image", "--video", "--audio", "--drive"),
+        *("--speaker", "--mask", "--box", "--anchors", "--ref"),
         *("--size", "--seconds", "--frames", "--fps"),
         *SAMPLING,
         *("-n --variations", "--only", "--enhance"),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sky4.errors import RequestError
-from sky4.media import read_recipe, write_clip
+from sky4.media import read_recipe, read_video, write_clip
 from sky4.media.masks import EditRegion, parse_box
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
@@ -51,6 +51,22 @@ def test_size_and_frames_are_as_asked_and_the_sound_is_the_bases(refining: Compo
     assert clip.checksums["audio"] == base.checksums["audio"]
     assert np.array_equal(clip.audio(), base.audio())
     assert clip.latents[0].shape == (1, 16, 5, 8, 8)
+
+
+@pytest.mark.parametrize("frames", [13, 10])  # the codec's own number of frames, and one that is cut
+def test_a_refined_clip_lasts_as_long_as_it_did_and_so_does_its_sound(
+    refining: Components, tmp_path: Path, frames: int
+):
+    """Of 13 frames the refiner makes 25, which at twice the rate are half a frame short: the last is shown twice."""
+    clip = generate_clip(replace(PLAIN, frames=frames, refinement=TWICE), refining)
+    assert clip.latents[0].shape[2] == 7  # 25 frames
+    clip.save(tmp_path / "clip.mkv")
+    shown = read_video(tmp_path / "clip.mkv")
+    assert len(shown) == clip.frame_count == 2 * frames
+    held = np.array_equal(*np.concatenate(list(clip.frames()))[-2:])
+    assert held == (frames == 13)
+    assert clip.frame_count / clip.fps == Fraction(frames, 16)
+    assert clip.audio().shape[1] == round(Fraction(frames, 16) * 44100)
 
 
 def test_any_size_that_the_codec_can_make(refining: Components):

@@ -44,10 +44,10 @@ def film(*parts: tuple[int, int]) -> Iterator[np.ndarray]:
 
 @pytest.mark.slow
 def test_cuts_dissolves_and_fades_of_held_out_stories_are_found(network: ShotNetwork) -> None:
-    """48 of the world's stories, as drawn at 64 pixels; measured: cuts 95 and 93 %, dissolves and fades 96 and 96 %."""
-    score = score_stories(network, range(1000, 1048))
-    assert score.precision("cut") >= 0.93
-    assert score.recall("cut") >= 0.9
+    """48 of the world's stories, as drawn at 64 pixels; measured: cuts 96, 96 %, dissolves and fades 86, 100 %."""
+    score = score_stories(network, range(5000, 5048))
+    assert score.precision("cut") >= 0.95
+    assert score.recall("cut") >= 0.95
     assert score.precision("dissolve", "fade") >= 0.8
     assert score.recall("dissolve", "fade") >= 0.8
 

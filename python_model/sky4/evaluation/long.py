@@ -1,7 +1,8 @@
 """Clips of several shots: is the transition that was asked for there, and is it the subject that was asked for?
 
 A held-out story's first shot is given as a file, and the next one asked for as `sky4 extend --transition` does; the
-shot detector looks at the whole. Its own figures on stories as drawn stand beside. F frames, H = W = size.
+shot detector looks at the whole. Its own figures on stories as drawn stand beside, and those of talking heads
+(evaluation/avatars.py). F frames, H = W = size.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sky4.evaluation.avatars import AvatarJudged, AvatarMeasure, avatar_measure
+from sky4.evaluation.shot_peers import PeerScore, peer_scores
 from sky4.evaluation.task_sheet import SheetLine, sheet_line, task_sheet
 from sky4.evaluation.world import Progress, decoded, recoded_frames
 from sky4.media.lossless import write_lossless
@@ -41,7 +44,8 @@ from sky4.world.vocabulary import COLOURS
 Frames = NDArray[np.uint8]
 
 NEAR = 2  # frames about the seam in which the transition has to be found
-DETECTED = 32  # stories that the detector itself is measured on
+DETECTED = range(5000, 5048)  # stories that the detector itself is measured on
+SAME: tuple[Content, ...] = ("cut-in", "cut-out", "multi-angle")  # transitions after which the same subject is seen
 LIKE = 0.35  # share of the subject's colour in the truth that has to be there
 APART = 60.0  # levels of 255: a pixel so near to a colour has it
 GUESS = 1 / len(CONTENTS)
@@ -159,15 +163,27 @@ class LongMeasure:
 
 @dataclass(frozen=True)
 class LongEvaluation:
-    """All cases, and the detector on stories as they are drawn."""
+    """All cases, the detector on stories as they are drawn with others beside it, and the talking heads."""
 
     judged: list[LongJudged]
     detector: dict[str, Any]
+    peers: list[PeerScore]
+    avatars: list[AvatarJudged]
 
     @property
     def table(self) -> list[LongMeasure]:
         kinds = dict.fromkeys(one.case.kind for one in self.judged)
         return [_measure(kind, [one for one in self.judged if one.case.kind == kind]) for kind in kinds]
+
+    @property
+    def identity(self) -> float | None:
+        """Where the same subject is to be seen in both shots, the share in which it is; None without such cases."""
+        kept = [one.subject for one in self.judged if one.case.kind in SAME]
+        return float(np.mean(kept)) if kept else None
+
+    @property
+    def heads(self) -> AvatarMeasure | None:
+        return avatar_measure(self.avatars) if self.avatars else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -183,25 +199,41 @@ class LongEvaluation:
             }
             for one in self.judged
         ]
-        return {"transitions": [asdict(line) for line in self.table], "detector": self.detector, "cases": cases}
+        return {
+            "transitions": [asdict(line) for line in self.table],
+            "identity": self.identity,
+            "avatars": None if self.heads is None else self.heads.to_dict(),
+            "detector": {**self.detector, "beside": [asdict(peer) for peer in self.peers]},
+            "cases": [*cases, *(one.values() for one in self.avatars)],
+        }
 
     def sheet(self) -> Image.Image:
-        """The given shot, what was made behind it, and the truth."""
-        return task_sheet([one.line for one in self.judged])
+        """The given shot, what was made behind it, and the truth; of heads the portrait, the last second, its truth."""
+        return task_sheet([one.line for one in self.judged] + [one.line for one in self.avatars])
 
 
 def evaluate_long(
-    kinds: Sequence[Content], cases: int, request: ClipRequest, make: Maker, network: ShotNetwork, say: Progress
+    kinds: Sequence[Content],
+    cases: int,
+    request: ClipRequest,
+    make: Maker,
+    network: ShotNetwork,
+    say: Progress,
+    avatars: Sequence[AvatarJudged] = (),
 ) -> LongEvaluation:
-    """`cases` of each transition, made by `make` and looked at by the detector; request's seed counts up."""
+    """`cases` of each transition, made by `make` and looked at by the detector; request's seed counts up. avatars: what
+    was found of talking heads."""
     judged: list[LongJudged] = []
     for kind in kinds:
         for index in range(cases):
             case = long_case(kind, index, replace(request, seed=request.seed + index))
             judged.append(judge_long(case, make(len(judged), case), network))
             say("judging", len(judged), len(kinds) * cases)
-    score = score_stories(network, range(DETECTED), fps=request.fps, size=request.width)
-    return LongEvaluation(judged, score.to_dict())
+    say("the detector on drawn stories", 0, 1)
+    score = score_stories(network, DETECTED)
+    peers = peer_scores(DETECTED)
+    say("the detector on drawn stories", 1, 1)
+    return LongEvaluation(judged, score.to_dict(), peers, list(avatars))
 
 
 def judge_long(case: LongCase, made: Frames, network: ShotNetwork) -> LongJudged:

@@ -85,6 +85,12 @@ def covered(alpha: Alpha, size: tuple[int, int]) -> Selected:
 
 def check_region(region: EditRegion, footage: Footage, source: Path) -> None:
     """RequestError for what does not fit the source or edits nothing or everything; reads the masks for that."""
+    check_places(region, footage, source)
+    _check_share(region, footage, source)
+
+
+def check_places(region: EditRegion, footage: Footage, source: Path) -> None:
+    """RequestError for boxes, times and masks that do not fit the source."""
     _, _, width, height = canvas_of(region, footage)
     if max(width, height) > MAX_CANVAS:
         raise RequestError(
@@ -104,7 +110,6 @@ def check_region(region: EditRegion, footage: Footage, source: Path) -> None:
         _check_span(flag, span.start, span.end, str(span), footage, source)
     for file in region.files:
         _check_file(file, region, footage, source)
-    _check_share(region, footage, source)
 
 
 def _check_span(flag: str, start: Fraction, end: Fraction, text: str, footage: Footage, source: Path) -> None:

@@ -32,8 +32,11 @@ def probe_audio(path: Path) -> float:
     return start.shape[1] / 44100
 
 
-def read_audio(path: Path, seconds: float | None = None, sample_rate: int = 44100) -> NDArray[np.float32]:
-    """The first `seconds` of the sound, all of it for None: float32 [2, S], shorter where the file is.
+def read_audio(
+    path: Path, seconds: float | None = None, sample_rate: int = 44100, skip: int = 0
+) -> NDArray[np.float32]:
+    """The first `seconds` of the sound, all of it for None: float32 [2, S], shorter where the file is; less `skip`
+    samples at its head, which are decoded and never held.
 
     Mono is put on both channels, more than two are mixed down. Sound that starts after the picture keeps its place.
     RequestError where there is no sound to decode, or more than ten minutes of it.
@@ -44,42 +47,47 @@ def read_audio(path: Path, seconds: float | None = None, sample_rate: int = 4410
     wanted = limit + 1 if seconds is None else min(round(seconds * sample_rate), limit)
     try:
         with open_media(path) as container:
-            wave = _decode(container, wanted, sample_rate)
+            wave, whole = _decode(container, wanted, sample_rate, skip)
     except (av.error.FFmpegError, OSError) as error:
         raise RequestError(f"'{path}' cannot be decoded as sound; give a WAV, MP3, FLAC, MP4 or similar") from error
-    if wave.shape[1] == 0:
+    if whole == 0:
         raise RequestError(f"'{path}' holds no sound; give a file with an audio stream")
-    if wave.shape[1] > limit:
+    if whole > limit:
         raise RequestError(f"'{path}' is longer than {MAX_SECONDS // 60} minutes; cut it first")
     return wave
 
 
-def _decode(container: InputContainer, wanted: int, sample_rate: int) -> NDArray[np.float32]:
-    """Up to `wanted` samples; [2, 0] where the file has no sound."""
+def _decode(container: InputContainer, wanted: int, sample_rate: int, skip: int) -> tuple[NDArray[np.float32], int]:
+    """(up to `wanted` samples but the first `skip`, how many they are with those); [2, 0] where there is no sound."""
     if not container.streams.audio:
-        return np.zeros((2, 0), np.float32)
+        return np.zeros((2, 0), np.float32), 0
     stream = decodable(container.streams.audio[0], container.name)
     resampler = to_stereo(stream, sample_rate)
     start = Fraction(container.start_time or 0, av.time_base)
-    parts: list[NDArray[np.float32]] = []
+    wave: NDArray[np.float32] | None = None
     lead = count = 0
     for frame in _then_flush(container):
         if frame is not None:
-            if not parts and frame.pts is not None and frame.time_base is not None:
+            if count == 0 and frame.pts is not None and frame.time_base is not None:
                 lead = max(0, round((frame.pts * frame.time_base - start) * sample_rate))
             frame.pts = None  # frames follow each other; the rounded timestamps of some containers are no gaps
         for converted in resampler.resample(frame):
-            parts.append(stereo(converted))
+            if wave is None:
+                if stream.duration is not None and stream.time_base is not None:
+                    # what the codec's last packet holds beyond the stream's length is padding
+                    wanted = min(wanted, lead + round(stream.duration * stream.time_base * sample_rate))
+                wave = np.zeros((2, max(0, wanted - skip)), np.float32)  # written once, in its place: held once
+            at, part = lead + count - skip, stereo(converted)
+            begin, end = max(0, at), min(wave.shape[1], at + part.shape[1])
+            if begin < end:
+                wave[:, begin:end] = part[:, begin - at : end - at]
             count += converted.samples
         if lead + count >= wanted:
             break
-    if not parts:
-        return np.zeros((2, 0), np.float32)
-    if stream.duration is not None and stream.time_base is not None:
-        # what the codec's last packet holds beyond the stream's length is padding
-        wanted = min(wanted, lead + round(stream.duration * stream.time_base * sample_rate))
-    wave = np.concatenate([np.zeros((2, lead), np.float32), *parts], axis=1)
-    return np.ascontiguousarray(wave[:, :wanted], dtype=np.float32)
+    if wave is None:
+        return np.zeros((2, 0), np.float32), 0
+    whole = min(wanted, lead + count)
+    return (wave if whole == wanted else np.ascontiguousarray(wave[:, : max(0, whole - skip)])), whole
 
 
 def sound_power(path: Path, hertz: int = 100) -> NDArray[np.float64]:

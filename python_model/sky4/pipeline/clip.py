@@ -34,7 +34,6 @@ from sky4.media import (
     kept_sound,
     mixed,
     probe_video,
-    read_audio,
     write_clip,
 )
 from sky4.media.recipe import VERSION as RECIPE_VERSION
@@ -45,6 +44,7 @@ from sky4.pipeline.given import padded
 from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import switch_of, whole_source
+from sky4.pipeline.speakers import heard
 from sky4.pipeline.windows import Frames, MadeWindow, sample_at
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
@@ -109,7 +109,10 @@ class Clip:
     @property
     def seams(self) -> list[int]:
         """The frames with which another piece of the clip begins, unless it is another shot."""
-        begins = {made.window.begins for made in self.windows} | {self.given.start, self.given.stop}
+        begins = {made.window.begins for made in self.windows if not made.window.anchor} | {
+            self.given.start,
+            self.given.stop,
+        }
         return sorted(frame for frame in begins if 0 < frame < self.frame_count and frame != self.switch)
 
     @property
@@ -148,8 +151,9 @@ class Clip:
         """The sound [2, S], exactly as long as the picture; a given sound is its own, and so is a source's."""
         request, geometry = self.request, self.geometry
         samples = sample_at(request.frames, request, geometry)
-        if request.audio is not None:
-            return padded(read_audio(request.audio, float(request.seconds), geometry.sample_rate), samples)
+        given = heard(request, geometry.sample_rate)
+        if given is not None:
+            return padded(given, samples)
         return whole_wave(request, geometry, self.windows, self.components.audio_codec)
 
     def sound(self) -> Sound | None:

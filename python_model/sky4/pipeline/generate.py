@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.conditioning.keyframes import packed, unpacked
 from sky4.conditioning.refiner import KeyframeLatents
+from sky4.conditioning.voices import Voice
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Modality, Moment, Schedule, State, sample, schedule
@@ -30,10 +32,19 @@ from sky4.inputs import TextInput
 from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
+from sky4.pipeline.given import (
+    Continued,
+    given_audio,
+    given_video,
+    references,
+    shown_references,
+    video_condition,
+    voices_of,
+)
 from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
+from sky4.pipeline.speakers import heard
 from sky4.pipeline.states import ClipStates, NoStates, ResumeFolder
 from sky4.pipeline.validate import validate
 from sky4.pipeline.velocity import Conditions, model_velocity
@@ -93,19 +104,21 @@ def _windows(
     shows = request.wants_video and request.video is None  # else there are no made pictures to continue
     overlap = request.segments.overlap if request.segments is not None and shows else 0
     made, kept = state.windows(windows)
-    if not made and shows:
+    shown = [one for one in made if not one.window.anchor]
+    if not shown and shows:
         kept = overlap_of_source(request, geometry)
-    elif made and kept is None and overlap and len(made) < len(windows):  # they were lost
+    elif shown and kept is None and overlap and len(made) < len(windows):  # they were lost
         if request.refinement is not None:  # what is decoded of a refined window is not what was kept
             made, kept = [], overlap_of_source(request, geometry)
         else:
             kept = kept_again(made[-1], overlap, components)
     for window in windows[len(made) :]:
-        given = _given(window, kept, shared.film, request, geometry, components, say)
+        end = None if window.ends_on is None else made[window.ends_on].latents[0]
+        given = _given(window, kept, end, shared.film, request, geometry, components, say)
         latents, keyframes = _sampled(window, given, shared, request, geometry, components, say, state, see)
         components.only("video_codec", "audio_codec")
-        last = window.index + 1 == len(windows)
-        one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
+        ends = window.anchor or window.index + 1 == len(windows)  # nothing goes on from it
+        one, kept = continued_on(MadeWindow(window, latents), kept, 0 if ends else overlap, components)
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
             components.only("refiner")
@@ -144,13 +157,14 @@ def _shared(request: ClipRequest, geometry: ClipGeometry, components: Components
 
 @dataclass(frozen=True)
 class _Given:
-    """What a window is given: kept latents and their mask, the latents of the modality that is given whole, and the
-    grid that it is refined to."""
+    """What a window is given: kept latents and their mask, the latents of the modality that is given whole, the grid
+    that it is refined to, and the voices of its regions."""
 
     condition: VideoCondition | None
     video: Tensor | None
     audio: Tensor | None
     high: HighGrid | None
+    voices: tuple[Voice, ...]
 
     def leaves_nothing(self, request: ClipRequest) -> bool:
         """Whether every latent that is wanted is given, so that there is nothing to sample."""
@@ -162,15 +176,18 @@ class _Given:
 def _given(
     window: Window,
     kept: Frames | None,
+    anchor: Tensor | None,
     film: Tensor | None,
     request: ClipRequest,
     geometry: ClipGeometry,
     components: Components,
     say: Progress,
 ) -> _Given:
+    """kept: the frames that it keeps; anchor: the latents [1, C, T, h, w] whose last frame it ends on."""
     say("conditions", 0, 1)
     components.only("video_codec", "audio_codec")
     condition = video = audio = high = None
+    voices: tuple[Voice, ...] = ()
     inside = in_window(request, window)
     if request.runs_video:
         continued = None if kept is None else Continued(kept, window.backward)
@@ -181,14 +198,18 @@ def _given(
             continued,
             guided=request.video is None and not inside.gives_all and components.folder.manifest.transformer.guide,
             film=film,
+            end=None if anchor is None else anchor[:, :, -1:],
         )
         high = high_grid(inside, geometry, components)
     if request.video is not None:
         video = given_video(request.video, request, geometry, components.video_codec, window.first)
-    if request.audio is not None:
-        audio = given_audio(request.audio, geometry, components.audio_codec, window.first)
+    begin, end = (Fraction(frame) / geometry.fps for frame in (window.first, window.first + geometry.frames))
+    wave = heard(request, geometry.sample_rate, begin, end)
+    if wave is not None:
+        audio = given_audio(wave, geometry, components.audio_codec)
+        voices = voices_of(request, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
-    return _Given(condition, video, audio, high)
+    return _Given(condition, video, audio, high, voices)
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:
@@ -238,6 +259,7 @@ def _sampled(
         start=float(window.time),
         keyframes=plan,
         switch=None if window.switch is None else ShotSwitch.at(geometry, window.switch),
+        voices=given.voices,
     )
     video = video_noise if given.video is None else given.video
     if plan is not None and video is not None:

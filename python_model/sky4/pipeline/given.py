@@ -22,12 +22,14 @@ from sky4.conditioning import (
     join_video_references,
 )
 from sky4.conditioning.inpaint import condition_on, guided_by, keep_where, unconditioned
+from sky4.conditioning.voices import Voice
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.media import iterate_video, probe_image, probe_video, read_audio, read_image, read_video
 from sky4.pipeline.canvas import condition_frames
 from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.speakers import cell_shares, regions
 from sky4.prompting.references import ReferenceFile
 
 
@@ -48,17 +50,21 @@ def video_condition(
     *,
     guided: bool = False,
     film: Tensor | None = None,
+    end: Tensor | None = None,
 ) -> VideoCondition:
     """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to.
+
+    end: latents [1, C, t, h, w] that the clip ends on.
 
     guided: whether the model starts from what is known of the clip: of its sources, or else of `film` [1, C, T, h, w].
     """
     black = codec.black(geometry.frames, geometry.height, geometry.width)
-    if not request.sources and continued is None and not (guided and film is not None):
+    if not request.sources and continued is None and end is None and not (guided and film is not None):
         return unconditioned(black)
     latents, keep = black.clone(), torch.zeros_like(black[:, :1])
     filled = latents.clone()  # with the sources' masked pixels as they were filled
-    parts = [_source_latents(source, request, geometry, codec) for source in request.sources]
+    parts = [] if end is None else [(geometry.latent_frames - end.shape[2], end, torch.ones_like(end[:, :1]))]
+    parts += [_source_latents(source, request, geometry, codec) for source in request.sources]
     if continued is not None:
         parts.append(_continued_latents(continued, geometry, codec))
     for first, encoded, kept in parts:
@@ -139,15 +145,26 @@ def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec:
     return codec.encode(to_pixels(hold_last(frames, geometry.frames)))
 
 
-def given_audio(path: Path, geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> Tensor:
-    """Latents [1, T_a, C] of a window, from frame `first` on, of a sound that is given whole; silence where it ends."""
-    seconds, begin = float((first + geometry.frames) / geometry.fps), round(first / geometry.fps * geometry.sample_rate)
-    wave = padded(read_audio(path, seconds)[:, begin:], geometry.audio_samples)
-    return codec.encode(torch.from_numpy(wave)[None])
+def given_audio(wave: NDArray[np.float32], geometry: ClipGeometry, codec: AudioCodec) -> Tensor:
+    """Latents [1, T_a, C] of a window's sound [2, S]; silence where it ends."""
+    return codec.encode(torch.from_numpy(padded(wave, geometry.audio_samples))[None])
+
+
+def voices_of(request: ClipRequest, geometry: ClipGeometry, codec: AudioCodec, first: int = 0) -> tuple[Voice, ...]:
+    """The speakers' sounds in a window, from frame `first` on, and the cells that each drives."""
+    made = []
+    for speaker, selected in zip(request.speakers, regions(request), strict=True):
+        until = float((first + geometry.frames) / geometry.fps)
+        wave = read_audio(speaker.path, until, geometry.sample_rate, round(first / geometry.fps * geometry.sample_rate))
+        shares = torch.from_numpy(cell_shares(selected, geometry.spatial_compression))
+        made.append(Voice(given_audio(wave, geometry, codec), shares[None, None, None]))
+    return tuple(made)
 
 
 def padded(wave: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
-    """A wave [2, S] cut, or filled up with silence, to `samples`."""
+    """A wave [2, S] cut, or filled up with silence, to `samples`; itself where it has as many."""
+    if wave.shape[1] == samples:
+        return wave
     return np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
 
 

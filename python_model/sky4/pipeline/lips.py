@@ -20,6 +20,7 @@ CELLS = 16
 FINE = 8  # shifts that are tried between two frames
 WIDEST = Fraction(1, 2)  # seconds
 LEAST = 24  # frames of which a lag can be told
+PIECE = 1 << 18  # samples that are looked at at once
 SURE = 0.4  # correlation from which something in the picture follows the sound
 
 
@@ -65,11 +66,18 @@ class LipMeter:
             self._cells += [_cells(frame) for frame in chunk]
             yield chunk
 
-    def lag(self, wave: NDArray[np.float32], rate: int) -> Lag | None:
-        """Beside a sound [2, S]; None for a clip too short to tell."""
+    def lag(self, wave: NDArray[np.float32], rate: int, inside: NDArray[np.bool_] | None = None) -> Lag | None:
+        """Beside a sound [2, S]; None for a clip too short to tell. inside [H, W]: where it is looked for."""
         if len(self._cells) < LEAST:
             return None
-        return lag_between(np.stack(self._cells), wave, rate, self._fps)
+        cells = np.stack(self._cells)
+        if inside is not None:
+            grey = np.repeat(np.where(inside, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
+            of = _cells(grey) > 127
+            if not of.any():  # less than half of any cell: the cells that it touches
+                of = _cells(grey) > 0
+            cells = cells[:, of]
+        return lag_between(cells, wave, rate, self._fps)
 
 
 def lag_between(cells: NDArray[np.float32], wave: NDArray[np.float32], rate: int, fps: Fraction) -> Lag:
@@ -93,10 +101,22 @@ def lag_between(cells: NDArray[np.float32], wave: NDArray[np.float32], rate: int
 
 def loudness(wave: NDArray[np.float32], rate: int, steps: Fraction, count: int) -> NDArray[np.float64]:
     """[count]: how loud it is about each moment, `steps` of them a second, over a sixteenth of a second."""
-    power = np.concatenate([[0.0], np.cumsum(np.square(wave.astype(np.float64)).mean(0))])
     middle = np.arange(count) / float(steps) * rate
     begin, end = (np.clip(middle + side * rate / 32, 0, wave.shape[1]).astype(int) for side in (-1, 1))
-    return np.asarray(np.sqrt((power[end] - power[begin]) / np.maximum(end - begin, 1)))
+    power = _energy_before(wave, np.concatenate([begin, end]))
+    return np.asarray(np.sqrt(np.maximum(power[count:] - power[:count], 0) / np.maximum(end - begin, 1)))
+
+
+def _energy_before(wave: NDArray[np.float32], places: NDArray[np.int_]) -> NDArray[np.float64]:
+    """[N]: the sum of the squares before each of the samples `places` [N], a piece of the sound [2, S] at a time."""
+    found, before = np.zeros(len(places)), 0.0
+    for first in range(0, wave.shape[1], PIECE):
+        part = wave[:, first : first + PIECE].astype(np.float64)
+        energy = before + np.concatenate([[0.0], np.cumsum(np.square(part).mean(0))])
+        here = (places >= first) & (places <= first + part.shape[1])
+        found[here] = energy[places[here] - first]
+        before = float(energy[-1])
+    return found
 
 
 def _cells(frame: NDArray[np.uint8]) -> NDArray[np.float32]:

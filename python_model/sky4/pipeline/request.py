@@ -18,6 +18,7 @@ from sky4.errors import RequestError
 from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.speakers import Speaker, check_driving
 from sky4.prompting.references import ReferenceFile, kind_of
 from sky4.shots.kinds import Content
 
@@ -65,12 +66,15 @@ class Segments:
     Windows follow each other from the clip's start, or from the end of a source that gives its start whole. backward:
     each lies before the last one, from the start of a source that gives the clip's end, towards the clip's start.
     transition: how what is made first begins, as another shot than the source; none: it goes on.
+    anchored: key frames come first: each window but the first ends on what it would end on had it begun with the
+    clip's first picture, so that who is seen stays who it is however many windows there are.
     """
 
     frames: int
     overlap: int
     backward: bool = False
     transition: Content | Literal["none"] = "none"
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         _within("--overlap", "number of kept frames", self.overlap, 1, MAX_FRAMES - 1)
@@ -84,6 +88,8 @@ class Segments:
             self.transition == "none" or not self.backward,
             f"--transition {self.transition} is for what follows a clip; drop --backward",
         )
+        plain = not self.backward and self.transition == "none"
+        _require(plain or not self.anchored, "--anchors are for one shot that begins with a picture; drop --anchors")
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class ClipRequest:
     segments: Segments | None = None
     soundtrack: Soundtrack | None = None
     refinement: Refinement | None = None
+    speakers: tuple[Speaker, ...] = ()
 
     def __post_init__(self) -> None:
         told = bool(self.prompt.strip()) or self.gives_all
@@ -142,11 +149,9 @@ class ClipRequest:
     def _check_combination(self) -> None:
         given = [source.flag for source in self.sources]
         if self.video is not None:
-            _require(self.audio is None, "--video and --audio are both given, so nothing is left to make; drop one")
             _require(not given, f"--video gives every frame already; drop {' and '.join(given)}")
             _require(self.wants_audio, f"--video asks for its sound, --only {self.outputs} for none; drop one of them")
-        if self.audio is not None:
-            _require(self.outputs in ("both", "video"), f"--audio drives a picture; drop --only {self.outputs}")
+        check_driving(self)
         if self.soundtrack is not None:
             self._check_soundtrack(self.soundtrack)
         if self.refinement is not None:
@@ -157,6 +162,9 @@ class ClipRequest:
             _require(self.frames == 1, f"--only still makes 1 frame, got {self.frames}; drop --frames and --seconds")
         if self.frames == 1:
             _require("--last-image" not in given, "--last-image needs a clip of 2 frames or more; raise --frames")
+        if self.segments is not None and self.segments.anchored:
+            first = any(source.is_picture and self.start_of(source) == 0 for source in self.sources)
+            _require(self.driven and first, "--anchors need a sound that drives and a first picture: give --image too")
         for source in self.sources:
             start = self.start_of(source)
             _require(
@@ -206,7 +214,17 @@ class ClipRequest:
         else:
             fits, made = self.outputs == "video", "keeps the source's sound, so that none is made"
         _require(fits, f"{soundtrack.flag} {made}, and --only asks for something else; drop one of them")
-        _require(self.audio is None, f"--audio is heard as it is; drop {soundtrack.flag}")
+        _require(not self.driven, f"{self.driving} is heard as it is; drop {soundtrack.flag}")
+
+    @property
+    def driven(self) -> bool:
+        """Whether given sounds drive the picture."""
+        return self.audio is not None or bool(self.speakers)
+
+    @property
+    def driving(self) -> str:
+        """The flag of what drives the picture."""
+        return "--speaker" if self.audio is None else "--audio"
 
     @property
     def wants_audio(self) -> bool:
@@ -222,7 +240,7 @@ class ClipRequest:
     def gives_all(self) -> bool:
         """Whether a source gives every pixel of every frame and no sound is made: what is left is to refine it."""
         whole = any(source.region is None and source.frames == self.frames for source in self.sources)
-        return whole and not self.wants_audio and self.audio is None
+        return whole and not self.wants_audio and not self.driven
 
     @property
     def out_fps(self) -> Fraction:
@@ -231,7 +249,8 @@ class ClipRequest:
 
     @property
     def out_frames(self) -> int:
-        """Of the written picture."""
+        """Of the written picture, which lasts as long at any rate, as its sound does: where 241 frames become 481 at
+        twice the rate, since a codec makes 4n + 1, the last one is shown twice (MadeWindow.shown)."""
         return self.frames * (1 if self.refinement is None else self.refinement.rate)
 
     @property
@@ -242,7 +261,7 @@ class ClipRequest:
     @property
     def runs_audio(self) -> bool:
         """Whether the audio tower runs."""
-        return self.wants_audio or self.audio is not None
+        return self.wants_audio or self.driven
 
     def start_of(self, source: Source) -> int:
         """The frame of the clip on which a source begins."""
@@ -273,6 +292,8 @@ class ClipRequest:
         files += [("--mask", mask.path) for region in regions for mask in region.files]
         files += [("--video", self.video)] if self.video else []
         files += [("--audio", self.audio)] if self.audio else []
+        for speaker in self.speakers:
+            files += [(speaker.flag, path) for path in (speaker.path, *(mask.path for mask in speaker.region.files))]
         files += [(self.soundtrack.flag, self.soundtrack.path)] if self.soundtrack else []
         return files + [(f"--ref {reference.name}", reference.path) for reference in self.references]
 

@@ -24,6 +24,8 @@ class Window:
     of its frames were there before, at its head, or at its tail if it is made backward. shown: (begin, end) of its own
     frames that become the clip's. time: of its first latent frame on the running time axis, in latent frames, with one
     more behind a shot switch. switch: which of its frames is the first of another shot, where it holds such a switch.
+    anchor: it begins with the clip's first picture instead of what was there before, and nothing of it is shown.
+    ends_on: the index of the anchor whose last latent frame it keeps at its end.
     """
 
     index: int
@@ -34,6 +36,8 @@ class Window:
     time: int
     backward: bool
     switch: int | None = None
+    anchor: bool = False
+    ends_on: int | None = None
 
     @property
     def begins_a_shot(self) -> bool:
@@ -81,7 +85,15 @@ def plan(request: ClipRequest, geometry: ClipGeometry) -> tuple[Window, ...]:
             )
         )
         known = begin + made
-    return tuple(windows)
+    return tuple(windows) if segments is None or not segments.anchored else _anchored(windows)
+
+
+def _anchored(windows: list[Window]) -> tuple[Window, ...]:
+    """An anchor for each window but the first, all of them before the windows."""
+    first, *others = windows
+    anchors = [replace(window, index=index, keeps=0, shown=(0, 0), anchor=True) for index, window in enumerate(others)]
+    held = [replace(window, index=len(anchors) + 1 + number, ends_on=number) for number, window in enumerate(others)]
+    return (*anchors, replace(first, index=len(anchors)), *held)
 
 
 def whole_source(request: ClipRequest) -> Source | None:
@@ -109,12 +121,17 @@ def switch_of(request: ClipRequest) -> int | None:
 
 
 def in_window(request: ClipRequest, window: Window) -> ClipRequest:
-    """The request for one window alone: the sources shifted into it, what lies outside cut off."""
+    """The request for one window alone: the sources shifted into it, what lies outside cut off.
+
+    An anchor has the clip's own beginning, and is not refined: what ends on it is.
+    """
     frames = min(window.size, request.frames - window.first)
-    sources = (_shifted(source, request, window.first, frames) for source in request.sources)
+    begin = 0 if window.anchor else window.first
+    sources = (_shifted(source, request, begin, frames) for source in request.sources)
     whole = whole_source(request)  # of which the overlap alone concerns a window, and that is given to it as frames
     inside = tuple(moved for source, moved in zip(request.sources, sources, strict=True) if moved and source != whole)
-    return replace(request, frames=frames, sources=inside, segments=None, soundtrack=None)
+    refinement = None if window.anchor else request.refinement
+    return replace(request, frames=frames, sources=inside, segments=None, soundtrack=None, refinement=refinement)
 
 
 def _shifted(source: Source, request: ClipRequest, first: int, frames: int) -> Source | None:
@@ -149,6 +166,7 @@ def choose_segments(
     overlap: int | None = None,
     window: int | None = None,
     backward: bool = False,
+    anchored: bool = False,
 ) -> Segments:
     """Windows that make `added` frames beside the `frames` of what is given, in as few rounds as the model's own length
     allows, all of one length; an overlap or a window that is asked for stays.
@@ -168,4 +186,4 @@ def choose_segments(
     if window is None and overlap < longest and overlap % step == 1:
         rounds = ceil(added / (longest - overlap))
         window = overlap + -(-ceil(added / rounds) // step) * step
-    return Segments(window or longest, overlap, backward)
+    return Segments(window or longest, overlap, backward, anchored=anchored)

@@ -15,6 +15,7 @@ from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import check_segments, whole_source
+from sky4.pipeline.speakers import check_regions
 from sky4.prompting import check_prompt, require_clean
 
 T = TypeVar("T")
@@ -130,6 +131,11 @@ def _check_files(request: ClipRequest) -> None:
     if request.audio is not None:
         seconds = _named("--audio", probe_audio, request.audio)
         _long_enough("--audio", request.audio, seconds, float(request.seconds))
+    if request.speakers:
+        lasts = {speaker.flag: _named(speaker.flag, probe_audio, speaker.path) for speaker in request.speakers}
+        longest = max(request.speakers, key=lambda speaker: lasts[speaker.flag])  # the others are silent where they end
+        _long_enough(longest.flag, longest.path, lasts[longest.flag], float(request.seconds))
+        check_regions(request)
 
 
 def _long_enough(flag: str, path: Path, has: float, needs: float) -> None:

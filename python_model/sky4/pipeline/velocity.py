@@ -26,6 +26,7 @@ from sky4.conditioning import (
 )
 from sky4.conditioning.inpaint import on_path, path_velocity
 from sky4.conditioning.keyframes import KeyframePlan, packed, unpacked
+from sky4.conditioning.voices import Voice, voiced
 from sky4.diffusion.guidance import Evaluate, Prompt
 from sky4.diffusion.sampler import Modality, State, Times
 from sky4.inputs import TextInput, TowerInput
@@ -41,6 +42,7 @@ class Conditions:
     where another shot begins in it.
     film [1, C, T, h, w]: of the references, the one that a guided model starts from.
     keyframes: what is made beside the sequence; the state then is both, packed (conditioning/keyframes.py).
+    voices: sounds that drive regions of the picture alone, beside the one that is held.
     """
 
     texts: Mapping[Prompt, TextInput]
@@ -55,6 +57,7 @@ class Conditions:
     switch: ShotSwitch | None = None
     film: Tensor | None = None
     keyframes: KeyframePlan | None = None
+    voices: tuple[Voice, ...] = ()
 
 
 def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:
@@ -66,7 +69,7 @@ def model_velocity(model: JointTransformer, given: Conditions) -> Evaluate:
         seen, heard = model(video, audio, text, exchange=exchange)
         return _seen(seen, video, state[0], given, len(prompts)), _heard(heard, audio, given)
 
-    return evaluate
+    return voiced(evaluate, given.voices)
 
 
 def _video_input(noisy: Tensor | None, t: float, given: Conditions, copies: int) -> TowerInput | None:

@@ -46,6 +46,8 @@ class MadeWindow:
         Of n frames at twice the rate the codec makes 2n - 1: the last one is held.
         """
         begin, end = (frame * self.rate for frame in self.window.shown)
+        if begin == end:
+            return
         left = end - begin
         last: Frames | None = None
         for chunk in self.frames(components, begin, end):

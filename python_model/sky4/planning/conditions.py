@@ -71,7 +71,8 @@ def conditions_stage(work: Work, references: ReferenceSizes) -> Stage:
             known[size] = _encoding(size, work)
         cost = cost.then(known[size])
     parts: tuple[str, ...] = ("video_codec",) if encoded else ()
-    heard = references.audio_tokens + (geometry.audio_tokens * windows if request.audio is not None else 0)
+    sounds = 1 + len(request.speakers) if request.driven else 0  # all together, and each by itself
+    heard = references.audio_tokens + geometry.audio_tokens * windows * sounds
     if heard:
         parts += ("audio_codec",)
         wave = torch.empty(1, 2, heard * geometry.hop, device=networks.device)

@@ -45,7 +45,7 @@ def picture_stage(work: Work) -> Stage:
         return traced(frames, work.setting.device)
 
     call = by_length(decode, geometry.latent_frames, chunk_of(codec, geometry.height, geometry.width))
-    calls = work.windows * request.variations
+    calls = work.decoded * request.variations
     wave = 2 * geometry.audio_samples * 4 if request.wants_audio else 0
     shape = {"pixels": (1, 3, geometry.frames, geometry.height, geometry.width)}
     named = {"latent frames": geometry.latent_frames}

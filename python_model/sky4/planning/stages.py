@@ -41,7 +41,7 @@ def stages_of(
     work = Work(request, geometry, high, stages[0].tokens["text"], sketch, networks, setting)
     with without_values(setting.device) as device:
         networks.place(device, setting.dtype, setting.economy.chunk)
-        if request.runs_video or request.audio is not None or references.audio_tokens:
+        if request.runs_video or request.driven or references.audio_tokens:
             stages.append(conditions_stage(work, references))
         if not leaves_nothing(request):
             stages.append(base_stage(work, references))

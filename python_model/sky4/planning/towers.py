@@ -15,6 +15,7 @@ from sky4.conditioning.inpaint import VideoCondition, unconditioned
 from sky4.conditioning.keyframes import KeyframePlan, packed
 from sky4.conditioning.refiner import assemble_refiner, refiner_velocity
 from sky4.conditioning.tiles import Tiling, tiles
+from sky4.conditioning.voices import Voice
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.sampler import State, evaluations
 from sky4.geometry import ClipGeometry
@@ -45,7 +46,7 @@ def base_stage(work: Work, references: ReferenceSizes) -> Stage:
         seen = VideoReferences(torch.empty(1, config.video_channels, frames, rows, columns, device=device))
     if references.audio_tokens:
         heard = AudioReferences(torch.empty(1, references.audio_tokens, config.audio_channels, device=device))
-    held = "video" if request.video is not None else "audio" if request.audio is not None else None
+    held = "video" if request.video is not None else "audio" if request.driven else None
     keyframes = _keyframes(work, config.video_channels)
     state = video
     if keyframes is not None and video is not None:
@@ -60,6 +61,7 @@ def base_stage(work: Work, references: ReferenceSizes) -> Stage:
         patch=patch,
         held=held,  # type: ignore[arg-type]
         keyframes=keyframes,
+        voices=_voices(work, video, audio),
     )
     guidance = Guidance(request.guidance, request.audio_guidance, batched=not work.setting.economy.apart)
     velocity = guided(model_velocity(model, given), guidance)
@@ -91,6 +93,12 @@ def base_stage(work: Work, references: ReferenceSizes) -> Stage:
         tokens |= {"audio references": references.audio_tokens}
     calls = evaluations(request.sampler, request.steps) * work.windows * request.variations
     return Stage("base", ("transformer",), calls, traced(step, work.setting.device), held_bytes, tokens, shapes)
+
+
+def _voices(work: Work, video: torch.Tensor | None, audio: torch.Tensor | None) -> tuple[Voice, ...]:
+    if video is None or audio is None:
+        return ()
+    return tuple(Voice(torch.empty_like(audio), torch.empty_like(video[:, :1, :1])) for _ in work.request.speakers)
 
 
 def _keyframes(work: Work, channels: int) -> KeyframePlan | None:

@@ -73,6 +73,11 @@ class Work:
         return len(plan(self.request, self.geometry))
 
     @property
+    def decoded(self) -> int:
+        """Windows of which something is shown."""
+        return sum(not window.anchor for window in plan(self.request, self.geometry))
+
+    @property
     def shown(self) -> ClipGeometry:
         """Of what is decoded."""
         return self.high or self.geometry

@@ -32,7 +32,7 @@ MARGIN = REACH + SEES + LONGEST  # thumbnails on either side of a block, so that
 SURE = 0.5  # probability from which a transition, and its kind by content, is told
 STILL = 1 / 512  # a step that changes less is none: half a level of 255
 MAYBE = 0.15  # probability from which a cut is looked into
-PROVEN = 0.42  # probability from which it is one: about as many are then missed as made up
+PROVEN = 0.42  # probability from which it is one: on 120 other stories about as many are then missed as made up
 APART = 2  # thumbnails: nearer cuts are one, and shorter gaps in a gradual transition are none
 AROUND = 3  # thumbnails of each shot beside a transition that its content is read from
 

@@ -24,7 +24,11 @@ RING = 3  # pixels of a thumbnail's border: the background, mostly
 Thumbnails = NDArray[np.float32]  # [T, S, S, 3] in 0..1
 Floats = NDArray[np.float32]
 
-FRAME_FEATURES = 6 + len(STEPS) + 2 * len(LAGS) + 5
+LASTS = 3  # thumbnails on either side that a change for good is looked for between
+NEAR = 1, 2  # pixels of a thumbnail that a thing may move by itself, without a cut
+BLOCK = 4  # pixels of the side of a part of the picture that may change alone
+
+FRAME_FEATURES = 6 + len(STEPS) + 2 * len(LAGS) + 5 + 2 * (3 + len(NEAR))
 PAIR_FEATURES = 2 * len(ZOOMS) + 16
 
 
@@ -69,6 +73,19 @@ def frame_features(pictures: Thumbnails) -> Floats:
         np.abs((apart > 0.04).mean(1) - (apart > 0.04).mean((1, 2))[:, None]).max(1),  # in some columns alone: a wipe
         *_pushed(pictures, at(-1)),
     ]
+    columns += _parts(apart)
+    planes = np.ascontiguousarray(
+        np.moveaxis(np.rint(held * 255).astype(np.int16), -1, 0)
+    )  # [3, REACH + T + REACH, S, S]
+
+    def planes_at(lag: int) -> NDArray[np.int16]:
+        return planes[:, REACH + lag : REACH + lag + count]
+
+    for reach in NEAR:
+        columns += _parts(_unmoved(planes_at(0), planes_at(-1), reach))
+    beside = [(planes_at(after), planes_at(-before)) for before in range(1, LASTS + 1) for after in range(LASTS)]
+    for reach in (0, 1):  # what changes for good, whatever moves through
+        columns += _parts(np.minimum.reduce([_unmoved(now, old, reach) for now, old in beside]))
     features = np.stack(columns, 1).astype(np.float32)
     assert features.shape[1] == FRAME_FEATURES
     return features
@@ -102,6 +119,25 @@ def lasting_change(before: Thumbnails, after: Thumbnails) -> Floats:
     """
     least = np.abs(before[:, None] - after[None]).mean(-1).min((0, 1))
     return np.array([np.log10(least.mean() + 1e-3) + 2, 5 * np.quantile(least, 0.9)], np.float32)
+
+
+def _parts(change: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+    """Of a change [T, S, S] of each pixel: its mean, and its mean in the part where it is greatest."""
+    side = SIDE // BLOCK
+    parts = change.reshape(-1, side, BLOCK, side, BLOCK).mean((2, 4)).reshape(len(change), -1)
+    return [_log(change.mean((1, 2))), _log(parts.max(1))]
+
+
+def _unmoved(now: NDArray[np.int16], before: NDArray[np.int16], reach: int) -> NDArray[np.floating]:
+    """[T, S, S] in 0..1: how each pixel of pictures [3, T, S, S] in 0..255 differs from the one most like it within
+    `reach` in those before."""
+    held = np.pad(before, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    least = np.full(now.shape[1:], 3 * 255, np.int16)
+    for y in range(2 * reach + 1):
+        for x in range(2 * reach + 1):
+            apart = np.abs(now - held[:, :, y : y + SIDE, x : x + SIDE])
+            np.minimum(least, apart[0] + apart[1] + apart[2], out=least)
+    return least.astype(np.float32) / (3 * 255)
 
 
 def _log(value: NDArray[np.floating]) -> NDArray[np.floating]:

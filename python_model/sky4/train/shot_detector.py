@@ -45,20 +45,21 @@ RATES = (12, 15, 16, 20)  # thumbnails a second, as the detector looks at films
 SIZES = (48, 64)
 SINGLE = 0.15  # share of samples that are one take, without any transition
 CHANGED = 0.25  # how often each of camera, weather, light and style is not the usual one
-PROOF_FIRST = 5000  # number of the first story that is kept for that
+PROOF_FIRST = 1_000_000  # number of the first story that is kept for that
+MOST_PAIRS = 6  # of a sample: up to three transitions, each both ways round
 SLOWEST = 4  # quarters of a second that a transition lasts at most
 FRAME_WEIGHTS = (1.0, *[6.0 if kind == "cut" else 2.0 for kind in OPTICALS])  # cuts are one frame of their shots'
 
 
 @dataclass(frozen=True)
 class ShotDetectorConfig:
-    stories: int = 6000  # different samples
+    stories: int = 2000  # different samples
     seed: int = 71  # of the stories
-    width: int = 40
+    width: int = 64
     hidden: int = 64
     frames: int = 65  # thumbnails of a sample
     pair_weight: float = 1.0
-    proof_stories: int = 140  # on which it is fitted what proves a cut
+    proof_stories: int = 200  # on which it is fitted what proves a cut
     cache: str | None = None  # a folder in which samples are kept from run to run
 
 
@@ -77,7 +78,7 @@ class ShotDetectorProblem:
         self.config, self.device = config, device
         torch.manual_seed(0)
         self.network = ShotNetwork(config.width, config.hidden).to(device)
-        self._kept: dict[int, _Sample] = {}
+        self._kept = _Store(config)
 
     @property
     def module(self) -> nn.Module:
@@ -105,9 +106,40 @@ class ShotDetectorProblem:
         return loss, {"frames": float(seen.detach()), "pairs": float(said.detach()), "content": right}
 
     def _sample(self, number: int) -> _Sample:
-        if number not in self._kept:
-            self._kept[number] = _kept_sample(self.config, number)
-        return self._kept[number]
+        if not self._kept.holds(number):
+            self._kept.put(number, _kept_sample(self.config, number))
+        return self._kept.get(number)
+
+
+class _Store:
+    """Samples in a few large tensors: small ones kept among the large ones of rendering would leave the heap in holes,
+    megabytes of them for each sample."""
+
+    def __init__(self, config: ShotDetectorConfig) -> None:
+        count, frames = config.stories, config.frames
+        self._features = torch.empty(count, frames, FRAME_FEATURES, dtype=torch.float16)
+        self._kinds = torch.empty(count, frames, dtype=torch.int8)
+        self._pairs = torch.empty(count, MOST_PAIRS, PAIR_FEATURES)
+        self._contents = torch.empty(count, MOST_PAIRS, dtype=torch.int8)
+        self._lengths = torch.full((count,), -1, dtype=torch.int16)  # pairs; -1: not there yet
+
+    def holds(self, number: int) -> bool:
+        return bool(self._lengths[number] >= 0)
+
+    def put(self, number: int, sample: _Sample) -> None:
+        self._features[number], self._kinds[number] = sample.features, sample.kinds
+        pairs = len(sample.pairs)
+        self._pairs[number, :pairs], self._contents[number, :pairs] = sample.pairs, sample.contents
+        self._lengths[number] = pairs
+
+    def get(self, number: int) -> _Sample:
+        pairs = int(self._lengths[number])
+        return _Sample(
+            self._features[number],
+            self._kinds[number].long(),
+            self._pairs[number, :pairs],
+            self._contents[number, :pairs].long(),
+        )
 
 
 def _kept_sample(config: ShotDetectorConfig, number: int) -> _Sample:
