@@ -62,6 +62,7 @@ FLAGS = {  # that belong to some suites only
 }
 CASES = 16  # of each task
 TASK_FRAMES = 33  # of a clip: families of takes are laid out for so many
+REFINED_FRAMES = 17  # of a clip before it is refined: a second of the world, which repeats itself
 
 
 @eval_app.callback()
@@ -168,7 +169,8 @@ def world(
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
     if width != height:
         raise RequestError(f"--size {width}x{height}: the world is square; ask for {height}x{height}")
-    usual = defaults.frames if suite == "prompts" else min(TASK_FRAMES, defaults.frames)
+    most = {"prompts": defaults.frames, "refiner": REFINED_FRAMES}.get(suite, TASK_FRAMES)
+    usual = min(most, defaults.frames)
     shape = Shape(width, height, usual if frames is None else frames, defaults.fps)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed)
     request = request_of("(each of the prompts)", shape, sampling, defaults)
@@ -181,7 +183,7 @@ def world(
         kept = out if save_clips else None
         job = _Job(folder, request, of, device, dtype, attention_backend, kept, force, reporter)
         if suite == "refiner":
-            results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps)
+            results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps, out)
         elif suite == "prompts":
             results, sheet, say = _measure_prompts(job, prompts or "heldout", asked, starts)
         elif suite == "tasks":
@@ -256,11 +258,13 @@ def _measure_tasks(job: _Job, names: list[str], cases: int) -> Results:
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_tasks(told, result.tasks, result.rows)
 
 
-def _measure_refiner(job: _Job, cases: int, steps: int | None) -> Results:
+def _measure_refiner(job: _Job, cases: int, steps: int | None, out: Path) -> Results:
     from sky4.evaluation.refiner import evaluate_refiner
 
-    result = evaluate_refiner(job.components(), cases, steps, job.request.seed, job.reporter.stage)
+    request = job.request
+    result = evaluate_refiner(job.components(), cases, request, steps, out, job.reporter.stage)
     told = {"measured": "refiner", "suite": "refiner", "cases_each": cases, "model": job.folder.manifest.name}
+    told |= {"size": request.width, "frames": request.frames, "fps": str(request.fps)}
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_refiner(told, result)
 
 

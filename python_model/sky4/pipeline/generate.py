@@ -30,8 +30,16 @@ from sky4.inputs import TextInput
 from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import Continued, given_audio, given_video, references, shown_references, video_condition
-from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined
+from sky4.pipeline.given import (
+    Continued,
+    given_audio,
+    given_frames,
+    given_video,
+    references,
+    shown_references,
+    video_condition,
+)
+from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined, refining_start
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.states import ClipStates, NoStates, ResumeFolder
@@ -108,8 +116,10 @@ def _windows(
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if last else overlap, components)
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
+            own = given_frames(in_window(request, window), geometry, window.first)
+            start = refining_start(latents[0], own, given.high, components)
             components.only("refiner")
-            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say)
+            high = refined(start, keyframes, given.high, text, components, request.seed, window.index, say)
             components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
         state.finish_window(one, kept)

@@ -46,7 +46,11 @@ class TextEncoderEntry:
 @dataclass(frozen=True)
 class RefinerEntry:
     """Where the refiner lies, its transformer, and how it is used: sampling steps, the share of the cubes that each
-    cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share."""
+    cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share.
+
+    start: what it starts from: the interpolated latents, or the clip's pixels enlarged and encoded. residual: the
+    deviation of what that lacks (conditioning/refiner.py).
+    """
 
     path: str
     transformer: TransformerConfig
@@ -54,6 +58,8 @@ class RefinerEntry:
     density: float = 1 / 3
     tile: tuple[int, int, int] = (17, 16, 16)
     overlap: tuple[int, int, int] = (4, 4, 4)
+    start: Literal["latents", "pixels"] = "latents"
+    residual: float = 0.7
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from sky4.conditioning.inpaint import VideoCondition, on_path, path_velocity, restore_kept
 from sky4.conditioning.keyframes import KeyframePlan, keyframe_fill
-from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
+from sky4.conditioning.refiner import (
+    KeyframeLatents,
+    assemble_refiner,
+    enlarged,
+    refiner_condition,
+    refiner_velocity,
+)
 from sky4.conditioning.tiles import Cut, Tiling, blended, tiles
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import State, Times, sample, schedule
@@ -24,10 +30,11 @@ from sky4.ops.cubes import video_tiling
 from sky4.ops.vsa import cubes_kept
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import video_condition
+from sky4.pipeline.given import to_pixels, video_condition
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.validate import refined_geometry
+from sky4.pipeline.windows import Frames
 
 Say = Callable[[str, int, int], None]
 
@@ -107,6 +114,19 @@ def keyframe_plan(
     return KeyframePlan(frames, condition, eps)
 
 
+def refining_start(low: Tensor, given: Frames | None, high: HighGrid, components: Components) -> Tensor:
+    """What the refiner interpolates to its grid: `low` [1, C, T, h, w] itself, or its clip's pixels enlarged and encoded
+    on that grid, [1, C, T2, H, W], as the refiner was trained.
+
+    given: the clip's own frames [F, h, w, 3], where they were not made: they need not be decoded.
+    """
+    if components.folder.refiner(high.refinement.flag).start == "latents":
+        return low
+    codec, geometry = components.video_codec, high.geometry
+    pixels = torch.cat(list(codec.decode(low)), dim=2) if given is None else to_pixels(given).to(low.device)
+    return codec.encode(enlarged(pixels, geometry.frames, geometry.height, geometry.width))
+
+
 def attention_work(high: HighGrid, density: float) -> float:
     """The share of a dense attention's work that the refiner's fine stage does, in one tile."""
     cubes = video_tiling(high.geometry.grid).cubes
@@ -123,7 +143,7 @@ def refined(
     index: int,
     say: Say,
 ) -> Tensor:
-    """Latents [1, C, T2, H, W] of window `index` from low [1, C, T, h, w], float32.
+    """Latents [1, C, T2, H, W] of window `index` from low, float32, which `refining_start` gives.
 
     Every step takes the velocity of all tiles, blended, so that they part nowhere.
     """
@@ -141,7 +161,7 @@ def refined(
         def of_tile(part: Cut) -> Tensor:
             mine, given = noisy[part], VideoCondition(condition.latents[part], condition.keep_mask[part])
             out = model(assemble_refiner(mine, given, t, density=entry.density, patch=patch), text)
-            return refiner_velocity(out, mine, given, t, patch)
+            return refiner_velocity(out, mine, given, t, patch, entry.residual)
 
         return path_velocity(blended(noisy, cut, of_tile), eps, condition), None
 
