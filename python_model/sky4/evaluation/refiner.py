@@ -2,10 +2,10 @@
 
 PSNR of the decoded clip against the large render: of the latents plainly interpolated, of the small clip decoded and
 then enlarged, refined with sparse and with dense attention, and of the large render through the codec, which no refiner
-that makes the clip anew passes. As `sky4 refine` has it, the small clip's own pixels are given: enlarged, and refined and
-held to them (pipeline/grounding.py). Keyframes: the same with the large render's latents given for two of the frames,
-told of all frames and of those that no keyframe holds. Seams: how much the error changes across the cells' borders that
-are tiles' borders too, against the others.
+passes that makes the clip anew. As `sky4 refine` has it, the small clip's own pixels are given: enlarged, and refined
+and held to them (pipeline/grounding.py). Keyframes: refined with the large render's latents given for two of the
+frames, told of all frames and of those that no keyframe holds. Seams: how much the error changes across the cells'
+borders that are tiles' borders too, against the others.
 
 Each case is kept in the folder as it comes, so that a measurement that was ended goes on there.
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from sky4.conditioning.refiner import KeyframeLatents, enlarged, refiner_condition
 from sky4.conditioning.tiles import Box, spans
@@ -121,8 +120,9 @@ _MEASURED = [name for name in RefinerCase.__dataclass_fields__ if name != "scene
 def evaluate_refiner(
     components: Components, cases: int, request: ClipRequest, steps: int | None, folder: Path, say: Say
 ) -> RefinerEvaluation:
-    """Refine `cases` held-out scenes of the request's size and length to twice of both, in turns with what they are held
-    against. RequestError where the model has no refiner.
+    """Refine `cases` held-out scenes of the request's size and length to twice the pixels a side and frames a second.
+
+    RequestError where the model has no refiner.
 
     folder: cases that lie in it, of the same weights and request, are not measured again.
     """

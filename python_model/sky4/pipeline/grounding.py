@@ -1,9 +1,9 @@
 """A refined clip held to the clip that it was refined from: what that one shows, the refined one shows too.
 
 A codec with large cells loses more of a given clip than refining adds. So each refined frame is shrunk to the size of
-the given one, and what they differ by is enlarged and added: below the given size the pixels are the file's own, above it
-the refiner's. Frames between two given ones take the mean of both differences, as far as they lie from each; their
-motion stays the refiner's own.
+the given one, and what they differ by is enlarged and added: what the given size can show is the file's own, what is
+finer the refiner's. Frames between two given ones take the mean of both differences, by how far they lie from each;
+their motion stays the refiner's own.
 
 Legend: f frames of a chunk, H W refined pixels, h w given pixels.
 """

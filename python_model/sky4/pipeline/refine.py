@@ -115,8 +115,8 @@ def keyframe_plan(
 
 
 def refining_start(low: Tensor, given: Frames | None, high: HighGrid, components: Components) -> Tensor:
-    """What the refiner interpolates to its grid: `low` [1, C, T, h, w] itself, or its clip's pixels enlarged and encoded
-    on that grid, [1, C, T2, H, W], as the refiner was trained.
+    """What the refiner interpolates to its grid: `low` [1, C, T, h, w] itself, or [1, C, T2, H, W], its clip's pixels
+    enlarged and encoded on that grid, as the refiner was trained.
 
     given: the clip's own frames [F, h, w, 3], where they were not made: they need not be decoded.
     """
