@@ -52,19 +52,24 @@ SHEET_CASES = 8  # on the sheet: more could not be looked at
 class RefinerCase:
     """PSNR in dB of one scene's clips, and of its tiles the change of the error across borders, in 0..255.
 
-    given_...: where the small clip's own pixels are given. keyed, between: with keyframes given, on all frames and on
-    those that none of them holds; plain_between: without them, on these.
+    start: of what the refiner starts from, decoded as it is. given_...: where the small clip's own pixels are given.
+    keyed, between: with keyframes given, on all frames and on those that none of them holds; plain_between: without
+    them, on these. whole_border, whole_inside: at the same places of the clip that was refined in one tile, as what
+    moves in the middle errs there with tiles and without.
     """
 
     scene: int
     interpolated: float
     enlarged: float
+    start: float
     refined: float
     dense: float
     codec: float
     tiled: float
     border: float
     inside: float
+    whole_border: float
+    whole_inside: float
     given_enlarged: float
     given_refined: float
     keyed: float
@@ -89,6 +94,7 @@ class RefinerEvaluation:
         return [
             ("latents interpolated", mean["interpolated"], "dB"),
             ("decoded, then enlarged", mean["enlarged"], "dB"),
+            ("what the refiner starts from", mean["start"], "dB"),
             ("refined", mean["refined"], "dB"),
             ("refined, dense attention", mean["dense"], "dB"),
             ("refined in small tiles", mean["tiled"], "dB"),
@@ -102,6 +108,7 @@ class RefinerEvaluation:
             ("    its standard deviation", float(np.std(keyed)), "dB"),
             ("gain of two keyframes between them", mean["between"] - mean["plain_between"], "dB"),
             ("error across tile borders, to others", mean["border"] / max(mean["inside"], 1e-9), ""),
+            ("    in one tile, at the same places", mean["whole_border"] / max(mean["whole_inside"], 1e-9), ""),
             ("attention work, to dense", self.work, "share"),
         ]
 
@@ -175,6 +182,7 @@ def _case(
     tile, overlap = _small_tiles(high.shape, entry.overlap, high.geometry.patch)
     tiled = run(start, tile=tile, overlap=overlap)
     border, inside = seam_energy(tiled - large, high.shape, tile, overlap, high.geometry)
+    at_same = seam_energy(refined_clip - large, high.shape, tile, overlap, high.geometry)
     frames = (0, truth.shape[2] // 2)
     keyed = run(start, KeyframeLatents(truth[:, :, list(frames)], frames), tile=whole)
     others = _frames_between(size[0], frames, high.geometry.temporal_compression)
@@ -184,12 +192,15 @@ def _case(
         scene=index,
         interpolated=psnr(interpolated, large),
         enlarged=psnr(simply, large),
+        start=psnr(_decoded(refiner_condition(start, torch.zeros_like(truth))[1].latents, components), large),
         refined=psnr(refined_clip, large),
         dense=psnr(run(start, tile=whole, density=1.0), large),
         codec=psnr(_decoded(truth, components), large),
         tiled=psnr(tiled, large),
         border=border,
         inside=inside,
+        whole_border=at_same[0],
+        whole_inside=at_same[1],
         given_enlarged=psnr(enlarged(to_pixels(given), *size), large),
         given_refined=psnr(_grounded(held, given, shape.rate), large),
         keyed=psnr(keyed, large),
