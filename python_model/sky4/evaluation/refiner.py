@@ -52,10 +52,10 @@ SHEET_CASES = 8  # on the sheet: more could not be looked at
 class RefinerCase:
     """PSNR in dB of one scene's clips, and of its tiles the change of the error across borders, in 0..255.
 
-    start: of what the refiner starts from, decoded as it is. given_...: where the small clip's own pixels are given.
-    keyed, between: with keyframes given, on all frames and on those that none of them holds; plain_between: without
-    them, on these. whole_border, whole_inside: at the same places of the clip that was refined in one tile, as what
-    moves in the middle errs there with tiles and without.
+    start: of what the refiner starts from, decoded as it is. held: to the small clip as it is decoded. given_...: where
+    the small clip's own pixels are given. keyed, between: with keyframes given, on all frames and on those that none of
+    them holds; plain_between: without them, on these. whole_border, whole_inside: at the same places of the clip that
+    was refined in one tile, as what moves in the middle errs there with tiles and without.
     """
 
     scene: int
@@ -63,6 +63,7 @@ class RefinerCase:
     enlarged: float
     start: float
     refined: float
+    held: float
     dense: float
     codec: float
     tiled: float
@@ -96,6 +97,7 @@ class RefinerEvaluation:
             ("decoded, then enlarged", mean["enlarged"], "dB"),
             ("what the refiner starts from", mean["start"], "dB"),
             ("refined", mean["refined"], "dB"),
+            ("refined, held to the decoded small clip", mean["held"], "dB"),
             ("refined, dense attention", mean["dense"], "dB"),
             ("refined in small tiles", mean["tiled"], "dB"),
             ("the codec alone", mean["codec"], "dB"),
@@ -170,7 +172,8 @@ def _case(
     text = components.text_encoder.encode([caption(scene, "short", "en", np.random.default_rng(index), silent=True)])
     interpolated = _decoded(refiner_condition(low, torch.zeros_like(truth))[1].latents, components)
     size = large.shape[2], large.shape[3], large.shape[4]
-    simply = enlarged(_decoded(low, components), *size)
+    decoded = _decoded(low, components)
+    simply = enlarged(decoded, *size)
     start = refining_start(low, None, high, components)
 
     def run(start: Tensor, keyframes: KeyframeLatents | None = None, **changes: Any) -> Tensor:
@@ -194,6 +197,7 @@ def _case(
         enlarged=psnr(simply, large),
         start=psnr(_decoded(refiner_condition(start, torch.zeros_like(truth))[1].latents, components), large),
         refined=psnr(refined_clip, large),
+        held=psnr(_grounded(refined_clip, to_frames(decoded), shape.rate), large),
         dense=psnr(run(start, tile=whole, density=1.0), large),
         codec=psnr(_decoded(truth, components), large),
         tiled=psnr(tiled, large),
