@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+REFINER_SUFFIX, REFINER_ENTRY = "_refiner", "refiner.json"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class ModelFolder:
     def read(cls, path: Path) -> ModelFolder:
         """Read model.json and the codecs' config.json. RequestError where this is no model folder."""
         manifest = _manifest(path)
+        beside = refiner_beside(path)
+        if manifest.refiner is None and beside is not None:
+            manifest = replace(manifest, refiner=_entry_beside(beside))
         video = _part_config(path, manifest.video_codec, "a video codec")
         audio = _part_config(path, manifest.audio_codec, "an audio codec")
         _part_config(path, manifest.text_encoder.path, "a text encoder")
@@ -175,6 +179,26 @@ def _manifest(path: Path) -> Manifest:
         raise RequestError(f"--model {path} is not a model: it holds no readable model.json") from error
     except ValueError as error:  # of json, of UTF-8 and of our own reading
         raise RequestError(f"--model {path} is not a model that this sky4 reads: {error}") from error
+
+
+def refiner_beside(path: Path) -> Path | None:
+    """The folder of a refiner that lies beside the model folder `path` and belongs to it: NAME_refiner beside NAME.
+
+    It needs the model's codec and text encoder, and not its towers, which may be trained anew without it. Its
+    refiner.json is the entry that model.json would have.
+    """
+    whole = path.resolve()
+    folder = whole.with_name(f"{whole.name}{REFINER_SUFFIX}")
+    return folder if (folder / REFINER_ENTRY).is_file() else None
+
+
+def _entry_beside(folder: Path) -> RefinerEntry:
+    file = folder / REFINER_ENTRY
+    try:
+        values = json.loads(file.read_text("utf-8")) | {"path": str(folder)}
+        return config_from_dict(RefinerEntry, values, REFINER_ENTRY)
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(f"{file} is no refiner that this sky4 reads: {error}") from error
 
 
 def _part_config(model: Path, part: str, what: str) -> dict[str, Any]:
