@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from sky4.config import TransformerConfig
 from sky4.model.attention import SparseAttention
@@ -13,7 +12,11 @@ from sky4.model.transformer import Branch
 
 
 def refiner(config: TransformerConfig) -> Branch:
-    """A fresh refiner. Its tokens are patches of Concat(V, I, M) as the video tower's, and so are its outputs."""
+    """A fresh refiner. Its tokens are patches of Concat(V, I, M) as the video tower's, and so are its outputs.
+
+    It has no input skip: what passes by the tower is known in closed form (conditioning/refiner.py).
+    """
+    config = replace(config, input_skip=False)
     return Branch(
         config, config.video_in_channels, config.video_out_channels, reads_text=True, attention=SparseAttention
     )
@@ -21,7 +24,7 @@ def refiner(config: TransformerConfig) -> Branch:
 
 @torch.no_grad()
 def refiner_from(video: Branch, dual_blocks: int | None = None, single_blocks: int | None = None) -> Branch:
-    """A refiner with the weights of a video tower, but for its head and its input skip, which start at zero.
+    """A refiner with the weights of a video tower, but for its head, which starts at zero.
 
     What it adds to is the interpolated clip (conditioning/refiner.py): at the start it adds nothing. Fewer blocks than
     the tower's are taken evenly out of them. Raises ValueError for more.
@@ -32,15 +35,13 @@ def refiner_from(video: Branch, dual_blocks: int | None = None, single_blocks: i
     taken += [config.dual_blocks + index for index in _evenly(counts[1], config.single_blocks)]
     made = refiner(replace(config, dual_blocks=counts[0], single_blocks=counts[1]))
     weights = made.state_dict() | {
-        name: weight for name, weight in video.state_dict().items() if not name.startswith("blocks.")
+        name: weight
+        for name, weight in video.state_dict().items()
+        if not name.startswith(("blocks.", "head.", "input_skip."))
     }
     for index, place in enumerate(taken):
         weights |= {f"blocks.{index}.{name}": weight for name, weight in video.blocks[place].state_dict().items()}
     made.load_state_dict(weights)
-    silent = [made.head] if made.input_skip is None else [made.head, made.input_skip.gate]
-    for linear in silent:
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
     return made
 
 

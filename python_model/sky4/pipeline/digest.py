@@ -21,7 +21,7 @@ def file_digest(path: Path) -> str:
 
 
 def weights_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every *.safetensors below, and of a refiner that lies beside, by its name; of files over 1 GiB of their
+    """SHA-256 of every *.safetensors below and of a refiner that lies beside, by its name; of files over 1 GiB of their
     size, first and last MiB."""
     hashes = _hashes(folder)
     beside = refiner_beside(folder)
