@@ -38,7 +38,7 @@ def enlarged(pixels: Tensor, frames: int, height: int, width: int) -> Tensor:
     batch, _, count = pixels.shape[:3]
     planes = pixels.transpose(1, 2).flatten(0, 1)
     planes = functional.interpolate(planes, (height, width), mode="bicubic", align_corners=False).clamp(-1, 1)
-    large = planes.unflatten(0, (batch, count)).transpose(1, 2)
+    large: Tensor = planes.unflatten(0, (batch, count)).transpose(1, 2)
     if frames != count:
         large = functional.interpolate(large, (frames, height, width), mode="trilinear", align_corners=True)
     return large
