@@ -15,10 +15,11 @@ from PIL import Image
 from sky4.conditioning.refiner import enlarged
 from sky4.media import read_video, write_clip
 from sky4.pipeline.components import Components
-from sky4.pipeline.generate import generate_clip
+from sky4.pipeline.generate import generate_clip, generate_clips
 from sky4.pipeline.grounding import given_pictures, grounded
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import Canvas, ClipRequest, Source
+from sky4.pipeline.states import ResumeFolder
 from tests.conftest import starting_from_pixels
 from tests.pipeline.plain import PLAIN
 
@@ -140,6 +141,30 @@ def test_the_pixels_that_a_refiner_starts_from_are_the_files_or_the_decoded_ones
     wanted = components.video_codec.encode(enlarged(decoded, 17, 64, 64))
     made = generate_clip(replace(base, refinement=Refinement(64, 64, steps=1, rate=2)), components)
     assert torch.allclose(made.latents[0], wanted, atol=1e-4)
+
+
+def test_a_made_clip_is_held_where_the_refiner_says_so(refining_model: Path, tmp_path: Path):
+    free = Components.load(starting_from_pixels(refining_model, tmp_path / "free"), "cpu", "float32")
+    held = Components.load(starting_from_pixels(refining_model, tmp_path / "held", held=True), "cpu", "float32")
+    request = replace(SILENT, refinement=Refinement(64, 64, steps=1, rate=2))
+    one, other = generate_clip(request, free), generate_clip(request, held)
+    assert one.checksums == other.checksums  # it is done as frames are decoded
+    plain = np.concatenate(list(generate_clip(SILENT, held).frames()))
+    without, with_it = (np.concatenate(list(clip.frames())) for clip in (one, other))
+    off = [np.abs(shrunk(frames[::2], 32).astype(int) - plain).mean() for frames in (without, with_it)]
+    assert with_it.shape == without.shape == (18, 64, 64, 3) and off[1] < 0.5 * off[0]
+    keyed = replace(request, refinement=replace(request.refinement, keyframes=(0,)))
+    assert generate_clip(keyed, held).windows[0].low is None  # a keyframe shows more
+
+
+def test_what_it_is_held_to_is_kept_in_a_state(refining_model: Path, tmp_path: Path):
+    components = Components.load(starting_from_pixels(refining_model, tmp_path / "held", held=True), "cpu", "float32")
+    request = replace(SILENT, refinement=Refinement(64, 64, steps=1, rate=2))
+    states = ResumeFolder.open(tmp_path / "state", request, components)
+    first = next(generate_clips(request, components, states=states))
+    again = next(generate_clips(request, components, states=states))
+    assert torch.equal(first.windows[0].low, again.windows[0].low)
+    assert np.array_equal(np.concatenate(list(first.frames())), np.concatenate(list(again.frames())))
 
 
 def _pixels(frames: np.ndarray) -> torch.Tensor:

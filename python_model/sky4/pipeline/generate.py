@@ -122,6 +122,8 @@ def _windows(
             high = refined(start, keyframes, given.high, text, components, request.seed, window.index, say)
             components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
+            if own is None and keyframes is None and given.high.held(components.folder):
+                one = replace(one, low=latents[0])
         state.finish_window(one, kept)
         made.append(one)
     return tuple(made)

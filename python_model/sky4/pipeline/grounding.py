@@ -3,7 +3,8 @@
 A codec with large cells loses more of a given clip than refining adds. So each refined frame is shrunk to the size of
 the given one, and what they differ by is enlarged and added: what the given size can show is the file's own, what is
 finer the refiner's. Frames between two given ones take the mean of both differences, by how far they lie from each;
-their motion stays the refiner's own.
+their motion stays the refiner's own. A model whose refiner says so (`held` in its entry) does the same to what it made
+itself and decodes at the small size.
 
 Legend: f frames of a chunk, H W refined pixels, h w given pixels.
 """
@@ -22,8 +23,8 @@ from torch.nn import functional
 from sky4.media import iterate_video, read_image
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.request import ClipRequest, Source
-from sky4.pipeline.windows import Frames
 
+Frames = NDArray[np.uint8]  # [f, H, W, 3]
 Picture = NDArray[np.uint8]  # [h, w, 3]
 
 

@@ -50,7 +50,8 @@ class RefinerEntry:
     cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share.
 
     start: what it starts from: the interpolated latents, or the clip's pixels enlarged and encoded. residual: the
-    deviation of what that lacks (conditioning/refiner.py).
+    deviation of what that lacks (conditioning/refiner.py). held: whether made clips keep what they show at their own
+    size (pipeline/grounding.py), as given ones always do: for a refiner that knows less of it.
     """
 
     path: str
@@ -61,6 +62,7 @@ class RefinerEntry:
     overlap: tuple[int, int, int] = (4, 4, 4)
     start: Literal["latents", "pixels"] = "latents"
     residual: float = 0.7
+    held: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from sky4.ops.vsa import cubes_kept
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import to_pixels, video_condition
+from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.validate import refined_geometry
@@ -50,6 +51,10 @@ class HighGrid:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.geometry.latent_frames, self.geometry.latent_height, self.geometry.latent_width
+
+    def held(self, model: ModelFolder) -> bool:
+        """Whether what is made of it is held to the clip before; not where more is known than that one shows."""
+        return self.source is None and model.refiner(self.refinement.flag).held
 
 
 def high_grid(request: ClipRequest, geometry: ClipGeometry, components: Components) -> HighGrid | None:

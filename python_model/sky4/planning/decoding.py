@@ -34,6 +34,8 @@ def picture_stage(work: Work) -> Stage:
     """A window's frames, in the chunks that they are decoded in."""
     request, geometry = work.request, work.shown
     call = frames_cost(work, geometry)
+    if work.high is not None and work.sketch.folder.refiner().held:  # to the frames of the clip before
+        call = call.then(frames_cost(work, work.geometry))
     calls = work.windows * request.variations
     wave = 2 * geometry.audio_samples * 4 if request.wants_audio else 0
     shape = {"pixels": (1, 3, geometry.frames, geometry.height, geometry.width)}

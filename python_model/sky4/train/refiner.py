@@ -62,7 +62,8 @@ class RefinerConfig:
     density: float = 1 / 3
     density_step: float = 0.1
     density_every: int = 400  # samples
-    steps: int = 4  # of sampling, written into the exported model's manifest
+    steps: int = 4  # of sampling, written into the exported model's manifest, as what follows is
+    held: bool = False
     tile: tuple[int, int, int] = (9, 16, 16)
     overlap: tuple[int, int, int] = (2, 4, 4)
     bf16: bool | None = None  # None: where the device multiplies it natively
@@ -271,6 +272,7 @@ def export(problem: RefinerProblem, folder: Path) -> dict[str, float]:
             "overlap": list(config.overlap),
             "start": config.start,
             "residual": config.residual,
+            "held": config.held,
         }
     }
     (partial / "model.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
