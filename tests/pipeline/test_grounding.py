@@ -68,6 +68,16 @@ def test_frames_between_take_the_mean_of_both_differences():
     assert [int(frame.mean()) for frame in held(made, given, 2)] == [110, 120, 130, 130]
 
 
+def test_what_stands_still_does_not_flicker_between_given_frames():
+    given = np.repeat(smooth(1, 32), 2, axis=0)
+    given[1, :8, :8] += 60  # moves: what is made between is left as it is
+    wild = np.repeat(smooth(1, 64), 4, axis=0)
+    wild[1] = 255 - wild[1]
+    between = shrunk(held(wild, given, 2)[1:2], 32)[0].astype(int)
+    assert np.abs(between[14:, 14:] - given[0, 14:, 14:]).mean() < 2
+    assert np.abs(between[:6, :6] - given[0, :6, :6]).mean() > 10
+
+
 @pytest.mark.parametrize("cuts", [(1,), (3, 4), (1, 2, 3, 4, 5, 6, 7)])
 def test_how_frames_come_in_chunks_changes_nothing(cuts: tuple[int, ...]):
     made, given = smooth(8, 32), smooth(4, 16, seed=1)

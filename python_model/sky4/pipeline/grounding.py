@@ -2,9 +2,9 @@
 
 A codec with large cells loses more of a given clip than refining adds. So each refined frame is shrunk to the size of
 the given one, and what they differ by is enlarged and added: what the given size can show is the file's own, what is
-finer the refiner's. Frames between two given ones take the mean of both differences, by how far they lie from each;
-their motion stays the refiner's own. A model whose refiner says so (`held` in its entry) does the same to what it made
-itself and decodes at the small size.
+finer the refiner's. Between two given frames, what stands still in both shows their mean; elsewhere the mean of both
+differences is added, so that what moves there is the refiner's own. A model whose refiner says so (`held` in its entry)
+does the same to what it made itself and decodes at the small size.
 
 Legend: f frames of a chunk, H W refined pixels, h w given pixels.
 """
@@ -12,6 +12,7 @@ Legend: f frames of a chunk, H W refined pixels, h w given pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -27,13 +28,16 @@ from sky4.pipeline.request import ClipRequest, Source
 Frames = NDArray[np.uint8]  # [f, H, W, 3]
 Picture = NDArray[np.uint8]  # [h, w, 3]
 
+NOISE, MOVING = 8.0, 40.0  # of 255: what differs by less stands still, what differs by more moves
+AROUND = 2  # pixels beside what moves that move with it
+
 
 def grounded(made: Iterator[Frames], given: Iterator[Picture], rate: int) -> Iterator[Frames]:
     """Chunks of refined frames [f, H, W, 3], frame `rate` * i of which shows what the i-th given one does, corrected.
 
     Behind the last given frame its difference is held. Comes one given frame late, as it looks ahead to the next.
     """
-    before: Tensor | None = None
+    before: _Given | None = None
     waiting: list[Tensor] = []  # frames since the last given one, itself first
     number = 0
     for chunk in made:
@@ -41,7 +45,8 @@ def grounded(made: Iterator[Frames], given: Iterator[Picture], rate: int) -> Ite
             if number % rate == 0:
                 source = next(given, None)
                 if source is not None:
-                    ahead = _difference(picture, _planes(source[None])[0])
+                    shown = _planes(source[None])[0]
+                    ahead = _Given(shown, shown - _shrunk(picture, shown))
                     if before is not None:
                         yield _corrected(waiting, before, ahead)
                     before, waiting = ahead, []
@@ -50,6 +55,14 @@ def grounded(made: Iterator[Frames], given: Iterator[Picture], rate: int) -> Ite
     if waiting:
         assert before is not None, "nothing is given to hold the clip to"
         yield _corrected(waiting, before, before)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A given frame [3, h, w], and what the refined one differs from it by."""
+
+    shown: Tensor
+    difference: Tensor
 
 
 def given_pictures(request: ClipRequest) -> Iterator[Picture] | None:
@@ -74,19 +87,31 @@ def given_pictures(request: ClipRequest) -> Iterator[Picture] | None:
     return islice(iterate_video(source.path, request.fps, size, skip=source.skip), request.frames)
 
 
-def _difference(made: Tensor, given: Tensor) -> Tensor:
-    """[3, h, w] of made [3, H, W] and given [3, h, w]."""
-    shrunk = functional.interpolate(made[None], given.shape[1:], mode="bicubic", align_corners=False, antialias=True)
-    return given - shrunk[0]
+def _shrunk(made: Tensor, given: Tensor) -> Tensor:
+    """[3, H, W] at the size of given [3, h, w]."""
+    size = given.shape[1:]
+    return functional.interpolate(made[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
 
 
-def _corrected(frames: list[Tensor], before: Tensor, ahead: Tensor) -> Frames:
-    """Frames [3, H, W] evenly spread from the one that differs by `before` [3, h, w] up to the one of `ahead`."""
+def _corrected(frames: list[Tensor], before: _Given, ahead: _Given) -> Frames:
+    """Frames [3, H, W] evenly spread from the one that shows `before` up to the one that shows `ahead`."""
     count, size = len(frames), frames[0].shape[1:]
-    mixed = torch.stack([torch.lerp(before, ahead, index / count) for index in range(count)])
-    large = functional.interpolate(mixed, size, mode="bicubic", align_corners=False)
+    still = _stillness(before.shown, ahead.shown)
+    differences = [before.difference]
+    for index, frame in enumerate(frames[1:], 1):
+        shown = torch.lerp(before.shown, ahead.shown, index / count)
+        moving = torch.lerp(before.difference, ahead.difference, index / count)
+        differences.append(torch.lerp(moving, shown - _shrunk(frame, shown), still))
+    large = functional.interpolate(torch.stack(differences), size, mode="bicubic", align_corners=False)
     pixels = (torch.stack(frames) + large).round_().clamp_(0, 255).to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+
+
+def _stillness(before: Tensor, ahead: Tensor) -> Tensor:
+    """[1, h, w]: 1 where two frames [3, h, w] of 0..255 and what lies around differ by noise, 0 where they move."""
+    change = (ahead - before).abs().amax(0, keepdim=True)
+    around = functional.max_pool2d(change[None], 2 * AROUND + 1, stride=1, padding=AROUND)[0]
+    return ((MOVING - around) / (MOVING - NOISE)).clamp(0, 1)
 
 
 def _planes(frames: Frames) -> Tensor:
