@@ -177,6 +177,7 @@ def world(
     folder.geometry(width, height, request.frames, request.fps)
     if suite == "refiner":
         folder.refiner("--suite refiner")
+        _check_groups(request.frames, folder.temporal_compression)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         reporter.stage("loading", 0, 1)
         of: Literal["renders", "codecs", "model"] = "renders" if ceiling else "codecs" if codec else "model"
@@ -205,6 +206,13 @@ def _check_counts(count: int, starts: int, cases: int) -> None:
         raise RequestError(f"--first-frames {starts} is outside 0 to the --count of {count}; 4 is usual")
     if not 1 <= cases <= 10_000:
         raise RequestError(f"--cases {cases} is outside 1 to 10000; {CASES} is usual")
+
+
+def _check_groups(frames: int, step: int) -> None:
+    """RequestError for a clip that is not what the codec makes, or too short to be refined in time."""
+    nearest = max(step + 1, round((frames - 1) / step) * step + 1)
+    if frames != nearest:
+        raise RequestError(f"--frames {frames} is not {step}n + 1 and at least {step + 1}; nearest: {nearest}")
 
 
 def _tasks(names: list[str], suite: Suite) -> list[str]:

@@ -51,6 +51,9 @@ def test_flags_of_other_suites_are_refused(refining_model: Path, nano_model: Pat
     for flag in (["--task", "removal"], ["--count", "3"], ["--codec"], ["--save-clips"]):
         assert main([*suite, *flag, "--model", str(refining_model)]) == 2
         assert "does not belong to --suite refiner" in capsys.readouterr().err
+    for frames, nearest in (("1", 5), ("8", 9)):
+        assert main([*suite, "--frames", frames, "--model", str(refining_model)]) == 2
+        assert f"--frames {frames} is not 4n + 1 and at least 5; nearest: {nearest}" in capsys.readouterr().err
     assert main([*suite, "--model", str(nano_model)]) == 2
     assert "holds no refiner" in capsys.readouterr().err
 
