@@ -64,6 +64,7 @@ CASES = 16  # of each task
 AVATAR = "avatar"  # the task of --suite long beside the transitions; one head for each EACH cases
 EACH = 8
 TASK_FRAMES = 33  # of a clip: families of takes are laid out for so many
+REFINED_FRAMES = 17  # of a clip before it is refined: a second of the world, which repeats itself
 
 
 @eval_app.callback()
@@ -170,20 +171,22 @@ def world(
     width, height = parse_size(size) if size is not None else (defaults.width, defaults.height)
     if width != height:
         raise RequestError(f"--size {width}x{height}: the world is square; ask for {height}x{height}")
-    usual = defaults.frames if suite == "prompts" else min(TASK_FRAMES, defaults.frames)
+    most = {"prompts": defaults.frames, "refiner": REFINED_FRAMES}.get(suite, TASK_FRAMES)
+    usual = min(most, defaults.frames)
     shape = Shape(width, height, usual if frames is None else frames, defaults.fps)
     sampling = Sampling(steps, sampler, guidance, audio_guidance, shift, seed)
     request = request_of("(each of the prompts)", shape, sampling, defaults)
     folder.geometry(width, height, request.frames, request.fps)
     if suite == "refiner":
         folder.refiner("--suite refiner")
+        _check_groups(request.frames, folder.temporal_compression)
     with Reporter(quiet=quiet, as_json=as_json) as reporter:
         reporter.stage("loading", 0, 1)
         of: Literal["renders", "codecs", "model"] = "renders" if ceiling else "codecs" if codec else "model"
         kept = out if save_clips else None
         job = _Job(folder, request, of, device, dtype, attention_backend, kept, force, reporter)
         if suite == "refiner":
-            results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps)
+            results, sheet, say = _measure_refiner(job, CASES if cases is None else cases, steps, out)
         elif suite == "prompts":
             results, sheet, say = _measure_prompts(job, prompts or "heldout", asked, starts)
         elif suite == "tasks":
@@ -205,6 +208,13 @@ def _check_counts(count: int, starts: int, cases: int) -> None:
         raise RequestError(f"--first-frames {starts} is outside 0 to the --count of {count}; 4 is usual")
     if not 1 <= cases <= 10_000:
         raise RequestError(f"--cases {cases} is outside 1 to 10000; {CASES} is usual")
+
+
+def _check_groups(frames: int, step: int) -> None:
+    """RequestError for a clip that is not what the codec makes, or too short to be refined in time."""
+    nearest = max(step + 1, round((frames - 1) / step) * step + 1)
+    if frames != nearest:
+        raise RequestError(f"--frames {frames} is not {step}n + 1 and at least {step + 1}; nearest: {nearest}")
 
 
 def _tasks(names: list[str], suite: Suite) -> list[str]:
@@ -258,11 +268,13 @@ def _measure_tasks(job: _Job, names: list[str], cases: int) -> Results:
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_tasks(told, result.tasks, result.rows)
 
 
-def _measure_refiner(job: _Job, cases: int, steps: int | None) -> Results:
+def _measure_refiner(job: _Job, cases: int, steps: int | None, out: Path) -> Results:
     from sky4.evaluation.refiner import evaluate_refiner
 
-    result = evaluate_refiner(job.components(), cases, steps, job.request.seed, job.reporter.stage)
+    request = job.request
+    result = evaluate_refiner(job.components(), cases, request, steps, out, job.reporter.stage)
     told = {"measured": "refiner", "suite": "refiner", "cases_each": cases, "model": job.folder.manifest.name}
+    told |= {"size": request.width, "frames": request.frames, "fps": str(request.fps)}
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_refiner(told, result)
 
 

@@ -97,7 +97,8 @@ def say_tasks(told: dict[str, Any], tasks: Sequence[TaskMeasure], rows: Sequence
 
 def say_refiner(told: dict[str, Any], result: RefinerEvaluation) -> None:
     """What refining gains, for people."""
-    table = _table(f"refiner of {told['model']}: {len(result.cases)} held-out scenes", "measure", ("mean",))
+    sizes = f"{told['size']} to {2 * told['size']} pixels"
+    table = _table(f"refiner of {told['model']}: {len(result.cases)} held-out scenes, {sizes}", "measure", ("mean",))
     for name, value, unit in result.table:
         table.add_row(name, _number(value, unit))
     _print(table)

@@ -70,6 +70,15 @@ def add_nano_refiner(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(manifest, indent=1), "utf-8")
 
 
+def starting_from_pixels(refining: Path, folder: Path, held: bool = False) -> Path:
+    """The refining model once more, whose refiner starts from enlarged pixels; held: made clips to what they show."""
+    shutil.copytree(refining, folder)
+    manifest = json.loads((folder / "model.json").read_text("utf-8"))
+    manifest["refiner"] |= {"start": "pixels", "residual": 0.25, "held": held}
+    (folder / "model.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+    return folder
+
+
 def build_nano_model(folder: Path) -> None:
     import torch
 

@@ -21,9 +21,29 @@ def test_the_refiner_is_measured(refining_model: Path, tmp_path: Path, monkeypat
     shown = capsys.readouterr().out
     for words in ("latents interpolated", "sparse against dense", "error across tile borders", "the codec alone"):
         assert words in shown
+    assert "own pixels given, refined" in shown and "gain of two keyframes" in shown
     results = json.loads(Path("run/results.json").read_text("utf-8"))
     assert len(results["cases"]) == 2 and results["cases"][0]["refined"] != results["cases"][1]["refined"]
     assert Image.open("run/contact_sheet.png").size == (4 * 4 * 64, 2 * 64)
+
+
+def test_a_measurement_that_was_ended_goes_on(refining_model: Path, tmp_path: Path, monkeypatch):
+    from sky4.evaluation import refiner as module
+
+    monkeypatch.chdir(tmp_path)
+    argv = ["eval", "world", "--suite", "refiner", "--model", str(refining_model), "--quiet", "-o", "run"]
+    argv += ["--size", "48x48", "--frames", "5"]
+    assert main([*argv, "--cases", "1"]) == 0
+    measured: list[int] = []
+    case = module._case
+    monkeypatch.setattr(module, "_case", lambda index, *rest: (measured.append(index), case(index, *rest))[1])
+    assert main([*argv, "--cases", "2", "--force"]) == 0
+    assert measured == [1]
+    results = json.loads(Path("run/results.json").read_text("utf-8"))
+    assert [one["scene"] for one in results["cases"]] == [0, 1] and results["size"] == 48
+    assert Image.open("run/contact_sheet.png").size == (4 * 4 * 96, 2 * 96)
+    assert main([*argv, "--cases", "1", "--steps", "1", "--force"]) == 0  # of another measurement
+    assert measured == [1, 0]
 
 
 def test_flags_of_other_suites_are_refused(refining_model: Path, nano_model: Path, capsys):
@@ -31,6 +51,9 @@ def test_flags_of_other_suites_are_refused(refining_model: Path, nano_model: Pat
     for flag in (["--task", "removal"], ["--count", "3"], ["--codec"], ["--save-clips"]):
         assert main([*suite, *flag, "--model", str(refining_model)]) == 2
         assert "does not belong to --suite refiner" in capsys.readouterr().err
+    for frames, nearest in (("1", 5), ("8", 9)):
+        assert main([*suite, "--frames", frames, "--model", str(refining_model)]) == 2
+        assert f"--frames {frames} is not 4n + 1 and at least 5; nearest: {nearest}" in capsys.readouterr().err
     assert main([*suite, "--model", str(nano_model)]) == 2
     assert "holds no refiner" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ from sky4.conditioning.refiner import (
     RESIDUAL,
     KeyframeLatents,
     assemble_refiner,
+    enlarged,
     expected_velocity,
     refiner_condition,
     refiner_velocity,
@@ -44,18 +45,31 @@ def test_keyframes_and_source_replace_it_and_are_marked():
     assert torch.equal(condition.keep_mask, wanted)
 
 
+def test_enlarged_pixels_lie_where_interpolated_latents_do():
+    pixels = normal(2, 3, 3, 4, 4).clamp(-1, 1)
+    large = enlarged(pixels, 5, 8, 8)
+    assert large.shape == (2, 3, 5, 8, 8) and float(large.abs().max()) <= 1
+    every = enlarged(pixels, 3, 8, 8)
+    assert torch.allclose(large[:, :, ::2], every, atol=1e-6)
+    assert torch.allclose(large[:, :, 1::2], (every[:, :, :-1] + every[:, :, 1:]) / 2, atol=1e-6)
+    assert torch.equal(enlarged(pixels, 3, 4, 4), pixels)
+    low, noise = normal(1, 3, 5, 8, 8), normal(1, 3, 5, 8, 8, seed=1)
+    assert torch.equal(refiner_condition(low, noise)[1].latents, low)  # on its own grid interpolating changes nothing
+
+
 def test_a_silent_network_expects_the_velocity_of_the_interpolated_clip():
     interpolated, eps = normal(2, 3, 5, 4, 4), normal(2, 3, 5, 4, 4, seed=1)
     v = expected_velocity(eps, interpolated, torch.zeros(2))
     assert torch.allclose(eps + v, interpolated, atol=1e-6)
 
 
+@pytest.mark.parametrize("residual", [RESIDUAL, 0.25])
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.7, 0.95])
-def test_the_expected_velocity_is_the_regression_on_noise_and_condition(t: float):
-    r, eps = RESIDUAL * normal(200_000), normal(200_000, seed=1)
+def test_the_expected_velocity_is_the_regression_on_noise_and_condition(t: float, residual: float):
+    r, eps = residual * normal(200_000), normal(200_000, seed=1)
     y, v = t * r + (1 - t) * eps, r - eps  # with I = 0
     slope = (y * v).mean() / y.square().mean()
-    expected = expected_velocity(torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([t]))
+    expected = expected_velocity(torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([t]), residual)
     assert float(expected) == pytest.approx(float(slope), abs=0.02)
 
 

@@ -16,7 +16,7 @@ from sky4.errors import RequestError
 from sky4.pipeline.components import Components
 from sky4.pipeline.devices import choose_device, choose_dtype, physical_cores
 from sky4.pipeline.digest import weights_digest, weights_hashes
-from sky4.pipeline.model_folder import BUNDLED, ModelFolder, _audio_clock, _video_compression
+from sky4.pipeline.model_folder import BUNDLED, ModelFolder, _audio_clock, _video_compression, refiner_beside
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,27 @@ def test_an_unknown_entry_of_the_manifest_is_refused_by_its_path(nano_model: Pat
         ModelFolder.read(tmp_path)
 
 
+def test_a_refiner_may_lie_beside_the_model(refining_model: Path, nano_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(nano_model, tmp_path / "mine")
+    alone = weights_digest(tmp_path / "mine")
+    shutil.copytree(refining_model / "refiner", tmp_path / "mine_refiner")
+    assert ModelFolder.read(tmp_path / "mine").manifest.refiner is None  # without its entry it is just a folder
+    entry = json.loads((refining_model / "model.json").read_text("utf-8"))["refiner"]
+    (tmp_path / "mine_refiner" / "refiner.json").write_text(json.dumps(entry), "utf-8")
+    folder = ModelFolder.read(tmp_path / "mine")
+    assert folder.refiner().density == 0.5
+    assert weights_digest(tmp_path / "mine") != alone
+    assert "../mine_refiner/model.safetensors" in weights_hashes(tmp_path / "mine")
+    components, inside = Components.load(tmp_path / "mine", "cpu"), Components.load(refining_model, "cpu")
+    weights, same = components.refiner.state_dict(), inside.refiner.state_dict()
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+    (tmp_path / "mine_refiner" / "refiner.json").write_text('{"colour": "red"}', "utf-8")
+    with pytest.raises(RequestError, match=r"is no refiner that this sky4 reads: .*refiner\.json\.colour"):
+        ModelFolder.read(tmp_path / "mine")
+
+
 @pytest.mark.skipif(not BUNDLED.is_dir(), reason="no model is bundled in this tree")
 def test_the_bundled_model_reads_and_its_defaults_can_be_made() -> None:
     folder = ModelFolder.read(BUNDLED)
@@ -108,6 +129,15 @@ def test_the_bundled_model_reads_and_its_defaults_can_be_made() -> None:
     geometry = folder.geometry(defaults.width, defaults.height, defaults.frames, defaults.fps)
     assert geometry.frames == defaults.frames
     assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) <= 40 * 2**20
+
+
+@pytest.mark.skipif(refiner_beside(BUNDLED) is None, reason="no refiner is bundled in this tree")
+def test_the_bundled_refiner_is_small_and_loads() -> None:
+    place = refiner_beside(BUNDLED)
+    assert place is not None
+    assert sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) <= 15 * 2**20
+    components = Components.load(BUNDLED, "cpu", "float32")
+    assert components.refiner.config == components.folder.refiner().transformer
 
 
 def test_devices_and_dtypes_are_named_or_refused() -> None:

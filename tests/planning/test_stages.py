@@ -127,6 +127,19 @@ def test_a_refined_clip_has_a_stage_of_tiles_and_larger_frames(refining_model: P
     assert stages["decode picture"].shapes["pixels"] == (1, 3, 17, 64, 64)
 
 
+def test_a_refiner_that_starts_from_pixels_has_a_stage_that_enlarges_them(refining_model: Path, tmp_path: Path) -> None:
+    from tests.conftest import starting_from_pixels
+
+    model = starting_from_pixels(refining_model, tmp_path / "pixels")
+    _, stages = planned(replace(PLAIN, refinement=Refinement(64, 64, 2, rate=2)), model)
+    assert list(stages)[2:5] == ["base", "enlarge", "refiner"]
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    still = replace(PLAIN, outputs="still", frames=1, refinement=Refinement(64, 64, 2))
+    made = planned(still, model)[1]["enlarge"]
+    given = planned(replace(still, sources=(Source(tmp_path / "a.png", "a"),)), model)[1]["enlarge"]
+    assert made.cost.flop > given.cost.flop > 0
+
+
 def test_a_long_clip_is_counted_as_all_of_it_would_be(nano_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sky4.planning import decoding as module
 

@@ -1,9 +1,11 @@
 """Pairs: the small clip is the large one, seen small and slow; wear is a function of the pair's number."""
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from sky4.train.pairs import PairShape, encode_pairs, render_pairs, worn_clip
+from sky4.conditioning.refiner import enlarged
+from sky4.train.pairs import PairShape, encode_enlarged, encode_pairs, render_pairs, worn_clip
 
 SHAPE = PairShape(size=32, frames=5)
 CPU = torch.device("cpu")
@@ -34,6 +36,16 @@ def test_latents_of_all_three_have_their_grids():
     arrays = encode_pairs(1, range(5), SHAPE, 1, Halving(), CPU)
     shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == {"video": (5, 3, 2, 4, 4), "worn": (5, 3, 2, 4, 4), "high": (5, 3, 3, 8, 8)}
+
+
+def test_pixels_to_start_from_lie_on_the_large_grid():
+    arrays = encode_enlarged(1, range(5), SHAPE, 1, Halving(), CPU)
+    assert {name: array.shape for name, array in arrays.items()} == {"video": (5, 3, 3, 8, 8), "high": (5, 3, 3, 8, 8)}
+    small, large = render_pairs(1, range(5), SHAPE, 1, CPU)
+    plain = Halving().encode(enlarged(small, *large.shape[2:])).numpy()
+    off = np.abs(arrays["video"] - plain).mean(axis=(1, 2, 3, 4))
+    assert off[0] < 1e-3 and off[4] < 1e-3  # a quarter is as rendered
+    assert off[1:4].max() > 1e-3
 
 
 def test_wear_differs_from_pair_to_pair_and_never_from_time_to_time():

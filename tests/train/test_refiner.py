@@ -10,7 +10,7 @@ import torch
 from sky4.pipeline.model_folder import ModelFolder
 from sky4.train.frozen import FitConfig
 from sky4.train.frozen_runs import FrozenSettings, train_frozen
-from sky4.train.pairs import PairShape
+from sky4.train.pairs import PairSet
 from sky4.train.refiner import RefinerConfig, RefinerProblem
 
 
@@ -19,9 +19,8 @@ def config(nano_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Refine
     return RefinerConfig(
         base=str(nano_model),
         cache=str(tmp_path_factory.mktemp("pairs")),
-        pairs=6,
+        shapes=(PairSet(size=32, frames=9, pairs=6),),
         shard=3,
-        shape=PairShape(size=32, frames=9),
         density=0.4,
         density_every=8,
         keyframes=0.5,
@@ -38,7 +37,7 @@ def problem(config: RefinerConfig) -> RefinerProblem:
 
 def test_samples_are_windows_with_what_is_known_of_them(problem: RefinerProblem):
     numbers, items = range(24), np.arange(24) % 6
-    high, condition = problem.samples(1, numbers, items)
+    high, condition = problem.samples(1, numbers, items, problem.pools[0])
     assert high.shape == (24, 16, 5, 8, 8)
     known = condition.keep_mask.expand_as(high) == 1
     assert torch.equal(condition.latents[known], high[known])
@@ -61,9 +60,8 @@ def test_a_run_ends_in_a_model_folder_with_its_refiner(config: RefinerConfig, tm
     network = {
         "base": config.base,
         "cache": config.cache,
-        "pairs": 6,
+        "shapes": [{"size": 32, "frames": 9, "pairs": 6}],
         "shard": 3,
-        "shape": {"size": 32, "frames": 9},
         "tile": [3, 8, 8],
         "overlap": [1, 2, 2],
     }
@@ -78,18 +76,55 @@ def test_a_run_ends_in_a_model_folder_with_its_refiner(config: RefinerConfig, tm
 
 
 def test_pairs_of_another_shape_are_refused(config: RefinerConfig):
-    other = {**vars(config), "shape": PairShape(size=64, frames=9)}
+    other = {**vars(config), "shapes": (PairSet(size=32, frames=5, pairs=6),)}
     with pytest.raises(Exception, match="choose another network.cache"):
         RefinerProblem(RefinerConfig(**other), say=lambda _: None)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"frames": 4}, "odd number"), ({"density": 0.0}, "above 0"), ({"density": 1.5}, "at most 1")],
+    [
+        ({"frames": 4}, "odd number"),
+        ({"density": 0.0}, "above 0"),
+        ({"density": 1.5}, "at most 1"),
+        ({"shapes": ()}, "at least one shape"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict, words: str):
     with pytest.raises(ValueError, match=words):
         RefinerConfig(base="x", **changes)
+
+
+def test_pixels_are_enlarged_and_samples_are_crops_of_either_shape(nano_model: Path, tmp_path: Path):
+    shapes = (PairSet(size=32, frames=9, pairs=4), PairSet(size=48, frames=5, pairs=4))
+    config = RefinerConfig(
+        base=str(nano_model), cache=str(tmp_path), shapes=shapes, shard=2, start="pixels", residual=0.25, crops=(4, 6)
+    )
+    problem = RefinerProblem(config, say=lambda _: None)
+    for pool, frames, cells in zip(problem.pools, (5, 3), (8, 12), strict=True):
+        assert pool.shape("video") == pool.shape("high") == (16, frames, cells, cells)
+        sides = {problem.samples(1, range(at, at + 2), np.arange(2), pool)[0].shape[2:] for at in range(0, 16, 2)}
+        assert sides == {(frames, 4, 4), (frames, 6, 6)}
+    loss, _ = problem.loss(1, 0, 2)
+    assert bool(loss.isfinite())
+
+
+def test_a_crop_is_one_place_of_the_pair(nano_model: Path, tmp_path: Path):
+    shapes = (PairSet(size=32, frames=9, pairs=2),)
+    config = RefinerConfig(
+        base=str(nano_model), cache=str(tmp_path), shapes=shapes, shard=2, start="pixels", crops=(4,), frames=3
+    )
+    problem = RefinerProblem(config, say=lambda _: None)
+    [pool] = problem.pools
+    high, condition = problem.samples(3, range(6), np.arange(6) % 2, pool)
+    every, start = pool.read("high", np.arange(2)), pool.read("video", np.arange(2))
+    for row in range(6):
+        windows = every[row % 2].unfold(1, 3, 1).unfold(2, 4, 1).unfold(3, 4, 1)
+        places = (windows.permute(1, 2, 3, 0, 4, 5, 6) == high[row]).flatten(3).all(-1).nonzero().tolist()
+        [[frame, top, left]] = places
+        mine = start[row % 2][:, frame : frame + 3, top : top + 4, left : left + 4]
+        free = condition.keep_mask[row].expand_as(mine) == 0
+        assert torch.equal(condition.latents[row][free], mine[free])
 
 
 def test_a_base_that_is_no_model_is_named(tmp_path: Path):

@@ -2,56 +2,81 @@
 
 PSNR of the decoded clip against the large render: of the latents plainly interpolated, of the small clip decoded and
 then enlarged, refined with sparse and with dense attention, and of the large render through the codec, which no refiner
-passes. Seams: how much the error changes across the cells' borders that are tiles' borders too, against the others.
+passes that makes the clip anew. As `sky4 refine` has it, the small clip's own pixels are given: enlarged, and refined
+and held to them (pipeline/grounding.py). Keyframes: refined with the large render's latents given for two of the
+frames, told of all frames and of those that no keyframe holds. Seams: how much the error changes across the cells'
+borders that are tiles' borders too, against the others.
 
-Legend: C latent channels, T -> T2 latent frames, F pixel frames.
+Each case is kept in the folder as it comes, so that a measurement that was ended goes on there.
+
+Legend: C latent channels, T -> T2 latent frames, F -> F2 pixel frames.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from sky4.conditioning.refiner import refiner_condition
+from sky4.conditioning.refiner import KeyframeLatents, enlarged, refiner_condition
 from sky4.conditioning.tiles import Box, spans
+from sky4.evaluation.kept_cases import CaseFolder
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.pipeline.components import Components
+from sky4.pipeline.given import to_pixels
+from sky4.pipeline.grounding import grounded
 from sky4.pipeline.model_folder import RefinerEntry
-from sky4.pipeline.refine import HighGrid, attention_work, refined
+from sky4.pipeline.refine import HighGrid, attention_work, refined, refining_start
 from sky4.pipeline.refinement import Refinement
+from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.states import NoStates
-from sky4.pipeline.windows import to_frames
+from sky4.pipeline.windows import Frames, to_frames
 from sky4.train.pairs import PairShape, pair_scene, render_pairs
 from sky4.world.captions import caption
 
 Say = Callable[[str, int, int], None]
 SEED = 11  # of the held-out scenes
 SHEET_FRAMES = 4  # of each clip on the sheet
+SHEET_CASES = 8  # on the sheet: more could not be looked at
 
 
 @dataclass(frozen=True)
 class RefinerCase:
-    """PSNR in dB of one scene's clips, and of its tiles the change of the error across borders, in 0..255."""
+    """PSNR in dB of one scene's clips, and of its tiles the change of the error across borders, in 0..255.
+
+    start: of what the refiner starts from, decoded as it is. held: to the small clip as it is decoded. given_...: where
+    the small clip's own pixels are given. keyed, between: with keyframes given, on all frames and on those that none of
+    them holds; plain_between: without them, on these. whole_border, whole_inside: at the same places of the clip that
+    was refined in one tile, as what moves in the middle errs there with tiles and without.
+    """
 
     scene: int
     interpolated: float
     enlarged: float
+    start: float
     refined: float
+    held: float
     dense: float
     codec: float
     tiled: float
     border: float
     inside: float
+    whole_border: float
+    whole_inside: float
+    given_enlarged: float
+    given_refined: float
+    keyed: float
+    between: float
+    plain_between: float
 
 
 @dataclass(frozen=True)
@@ -67,16 +92,26 @@ class RefinerEvaluation:
     def table(self) -> list[tuple[str, float, str]]:
         """(measure, mean over the cases, unit)."""
         mean = {name: float(np.mean([getattr(case, name) for case in self.cases])) for name in _MEASURED}
+        keyed = [case.keyed - case.refined for case in self.cases]
         return [
             ("latents interpolated", mean["interpolated"], "dB"),
             ("decoded, then enlarged", mean["enlarged"], "dB"),
+            ("what the refiner starts from", mean["start"], "dB"),
             ("refined", mean["refined"], "dB"),
+            ("refined, held to the decoded small clip", mean["held"], "dB"),
             ("refined, dense attention", mean["dense"], "dB"),
             ("refined in small tiles", mean["tiled"], "dB"),
             ("the codec alone", mean["codec"], "dB"),
             ("gain over interpolated latents", mean["refined"] - mean["interpolated"], "dB"),
             ("sparse against dense", mean["refined"] - mean["dense"], "dB"),
+            ("gain over decoding and enlarging", mean["refined"] - mean["enlarged"], "dB"),
+            ("own pixels given, enlarged", mean["given_enlarged"], "dB"),
+            ("own pixels given, refined", mean["given_refined"], "dB"),
+            ("gain of two keyframes", float(np.mean(keyed)), "dB"),
+            ("    its standard deviation", float(np.std(keyed)), "dB"),
+            ("gain of two keyframes between them", mean["between"] - mean["plain_between"], "dB"),
             ("error across tile borders, to others", mean["border"] / max(mean["inside"], 1e-9), ""),
+            ("    in one tile, at the same places", mean["whole_border"] / max(mean["whole_inside"], 1e-9), ""),
             ("attention work, to dense", self.work, "share"),
         ]
 
@@ -85,30 +120,42 @@ class RefinerEvaluation:
         return {"measures": measures, "seconds": self.seconds, "cases": [asdict(case) for case in self.cases]}
 
     def sheet(self) -> Image.Image:
-        """A line for each case: small and enlarged, interpolated, refined, the truth."""
-        return Image.fromarray(np.concatenate(self.pictures))
+        """A line for each of the first cases: small and enlarged, interpolated, refined, the truth."""
+        return Image.fromarray(np.concatenate(self.pictures[:SHEET_CASES]))
 
 
 _MEASURED = [name for name in RefinerCase.__dataclass_fields__ if name != "scene"]
 
 
-def evaluate_refiner(components: Components, cases: int, steps: int | None, seed: int, say: Say) -> RefinerEvaluation:
-    """Refine `cases` held-out scenes of the model's own size. RequestError where the model has no refiner."""
-    folder = components.folder
-    entry, defaults = folder.refiner("--suite refiner"), folder.defaults
-    frames = min(defaults.frames, 4 * folder.temporal_compression + 1)
-    shape = PairShape(size=defaults.width, frames=frames, fps=int(defaults.fps))
+def evaluate_refiner(
+    components: Components, cases: int, request: ClipRequest, steps: int | None, folder: Path, say: Say
+) -> RefinerEvaluation:
+    """Refine `cases` held-out scenes of the request's size and length to twice the pixels a side and frames a second.
+
+    RequestError where the model has no refiner.
+
+    folder: cases that lie in it, of the same weights and request, are not measured again.
+    """
+    model = components.folder
+    entry = model.refiner("--suite refiner")
+    shape = PairShape(size=request.width, frames=request.frames, fps=int(request.fps))
     side = shape.size * shape.scale
     high = HighGrid(
         Refinement(side, side, entry.steps if steps is None else steps, rate=2),
-        folder.geometry(side, side, shape.high_frames, Fraction(shape.fps * shape.rate)),
+        model.geometry(side, side, shape.high_frames, Fraction(shape.fps * shape.rate)),
         None,
     )
     began, made, pictures = time.monotonic(), [], []
+    kept = CaseFolder(folder, {"weights": components.digest, "request": request.to_dict(), "steps": steps})
     for index in range(cases):
         say("refining scenes", index, cases)
-        with torch.inference_mode():
-            case, picture = _case(index, shape, high, entry, components, seed)
+        there = kept.read(index)
+        if there is None:
+            with torch.inference_mode():
+                case, picture = _case(index, shape, high, entry, components, request.seed)
+            kept.write(index, asdict(case), picture)
+        else:
+            case, picture = RefinerCase(**there[0]), there[1]
         made.append(case)
         pictures.append(picture)
     say("refining scenes", cases, cases)
@@ -124,41 +171,73 @@ def _case(
     low, truth = codec.encode(small), codec.encode(large)
     scene, _ = pair_scene(SEED, index, 1, "heldout")
     text = components.text_encoder.encode([caption(scene, "short", "en", np.random.default_rng(index), silent=True)])
-    noise_like = torch.zeros_like(truth)
-    interpolated = _decoded(refiner_condition(low, noise_like)[1].latents, components)
-    size = tuple(large.shape[2:])
-    enlarged = functional.interpolate(_decoded(low, components), size, mode="trilinear", align_corners=True)
+    interpolated = _decoded(refiner_condition(low, torch.zeros_like(truth))[1].latents, components)
+    size = large.shape[2], large.shape[3], large.shape[4]
+    decoded = _decoded(low, components)
+    simply = enlarged(decoded, *size)
+    start = refining_start(low, None, high, components)
 
-    def run(**changes: Any) -> Tensor:
-        return _decoded(_refined(low, high, text, components, replace(entry, **changes), seed + index), components)
+    def run(start: Tensor, keyframes: KeyframeLatents | None = None, **changes: Any) -> Tensor:
+        used = replace(entry, **changes)
+        return _decoded(_refined(start, keyframes, high, text, components, used, seed + index), components)
 
     whole = tuple(high.shape)
-    refined_clip = run(tile=whole)
-    cells = high.geometry.latent_frames, high.geometry.latent_height, high.geometry.latent_width
-    tile, overlap = _small_tiles(cells, entry.overlap, high.geometry.patch)
-    tiled = run(tile=tile, overlap=overlap)
-    border, inside = seam_energy(tiled - large, cells, tile, overlap, high.geometry)
+    refined_clip = run(start, tile=whole)
+    tile, overlap = _small_tiles(high.shape, entry.overlap, high.geometry.patch)
+    tiled = run(start, tile=tile, overlap=overlap)
+    border, inside = seam_energy(tiled - large, high.shape, tile, overlap, high.geometry)
+    at_same = seam_energy(refined_clip - large, high.shape, tile, overlap, high.geometry)
+    frames = (0, truth.shape[2] // 2)
+    keyed = run(start, KeyframeLatents(truth[:, :, list(frames)], frames), tile=whole)
+    others = _frames_between(size[0], frames, high.geometry.temporal_compression)
+    given = to_frames(small)
+    held = run(refining_start(low, given, high, components), tile=whole)
     case = RefinerCase(
         scene=index,
         interpolated=psnr(interpolated, large),
-        enlarged=psnr(enlarged, large),
+        enlarged=psnr(simply, large),
+        start=psnr(_decoded(refiner_condition(start, torch.zeros_like(truth))[1].latents, components), large),
         refined=psnr(refined_clip, large),
-        dense=psnr(run(tile=whole, density=1.0), large),
+        held=psnr(_grounded(refined_clip, to_frames(decoded), shape.rate), large),
+        dense=psnr(run(start, tile=whole, density=1.0), large),
         codec=psnr(_decoded(truth, components), large),
         tiled=psnr(tiled, large),
         border=border,
         inside=inside,
+        whole_border=at_same[0],
+        whole_inside=at_same[1],
+        given_enlarged=psnr(enlarged(to_pixels(given), *size), large),
+        given_refined=psnr(_grounded(held, given, shape.rate), large),
+        keyed=psnr(keyed, large),
+        between=psnr(keyed[:, :, others], large[:, :, others]),
+        plain_between=psnr(refined_clip[:, :, others], large[:, :, others]),
     )
-    return case, _line(enlarged, interpolated, refined_clip, large)
+    return case, _line(simply, interpolated, refined_clip, large)
+
+
+def _grounded(made: Tensor, given: Frames, rate: int) -> Tensor:
+    """Pixels [1, 3, F2, H, W] held to the given frames [F, h, w, 3]."""
+    return to_pixels(np.concatenate(list(grounded(iter([to_frames(made)]), iter(given), rate)))).to(made.device)
+
+
+def _frames_between(frames: int, keyframes: Sequence[int], group: int) -> list[int]:
+    """The pixel frames that are not in the groups of these latent frames."""
+    return [frame for frame in range(frames) if (frame + group - 1) // group not in keyframes]
 
 
 def _refined(
-    low: Tensor, high: HighGrid, text: TextInput, components: Components, entry: RefinerEntry, seed: int
+    start: Tensor,
+    keyframes: KeyframeLatents | None,
+    high: HighGrid,
+    text: TextInput,
+    components: Components,
+    entry: RefinerEntry,
+    seed: int,
 ) -> Tensor:
     kept = components.folder
     components.folder = replace(kept, manifest=replace(kept.manifest, refiner=entry))
     try:
-        return refined(low, None, high, text, components, seed, 0, lambda *_: None, NoStates())
+        return refined(start, keyframes, high, text, components, seed, 0, lambda *_: None, NoStates())
     finally:
         components.folder = kept
 

@@ -12,7 +12,10 @@ from sky4.model.transformer import Branch
 
 
 def refiner(config: TransformerConfig) -> Branch:
-    """A fresh refiner. Its tokens are patches of Concat(V, I, M) as the video tower's, and so are its outputs."""
+    """A fresh refiner. Its tokens are patches of Concat(V, I, M) as the video tower's, and so are its outputs.
+
+    It has no data gate: what passes by the tower is known in closed form (conditioning/refiner.py).
+    """
     config = replace(config, data_gate=False)
     return Branch(
         config, config.video_in_channels, config.video_out_channels, reads_text=True, attention=SparseAttention

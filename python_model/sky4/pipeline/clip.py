@@ -41,6 +41,7 @@ from sky4.pipeline.components import Components
 from sky4.pipeline.composite import Change, composite
 from sky4.pipeline.digest import file_digest
 from sky4.pipeline.given import padded
+from sky4.pipeline.grounding import given_pictures, grounded
 from sky4.pipeline.heard import continued, whole_wave
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.segments import switch_of, whole_source
@@ -121,15 +122,19 @@ class Clip:
         return switch_of(self.request)
 
     def frames(self) -> Iterator[Frames]:
-        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size; with a
-        canvas, laid into the sources' own frames."""
+        """Chunks [f, H, W, 3], decoded as they are asked for; of a given video, its own frames in its own size, or
+        refined and held to them; with a canvas, laid into the sources' own frames."""
         if self._source is not None and self.request.video is not None:
             even = self._source.width // 2 * 2, self._source.height // 2 * 2  # what H.264 and VP9 can hold
             for picture in islice(iterate_video(self.request.video, self._source.fps, even), self.frame_count):
                 yield picture[None]
             return
         if self.request.canvas is None:
-            yield from self._made()
+            given, refinement = given_pictures(self.request), self.request.refinement
+            if given is None or refinement is None:
+                yield from self._made()
+            else:
+                yield from grounded(self._made(), given, refinement.rate)
             return
         self.change.clear()
         yield from composite(self._made(), self.request, self.change)

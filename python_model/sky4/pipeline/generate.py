@@ -35,13 +35,14 @@ from sky4.pipeline.components import Components
 from sky4.pipeline.given import (
     Continued,
     given_audio,
+    given_frames,
     given_video,
     references,
     shown_references,
     video_condition,
     voices_of,
 )
-from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined
+from sky4.pipeline.refine import HighGrid, high_grid, keyframe_plan, refined, refining_start
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, in_window, plan
 from sky4.pipeline.speakers import heard
@@ -121,10 +122,14 @@ def _windows(
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if ends else overlap, components)
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
+            own = given_frames(in_window(request, window), geometry, window.first)
+            start = refining_start(latents[0], own, given.high, components)
             components.only("refiner")
-            high = refined(latents[0], keyframes, given.high, text, components, request.seed, window.index, say, state)
+            high = refined(start, keyframes, given.high, text, components, request.seed, window.index, say, state)
             components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
+            if own is None and keyframes is None and given.high.held(components.folder):
+                one = replace(one, low=latents[0])
         state.finish_window(one, kept)
         made.append(one)
     return tuple(made)

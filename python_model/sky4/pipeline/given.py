@@ -140,9 +140,24 @@ def hold_last(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 def given_video(path: Path, request: ClipRequest, geometry: ClipGeometry, codec: VideoCodec, first: int = 0) -> Tensor:
     """Latents [1, C, T, h, w] of a window, from frame `first` on, of a clip that is given whole."""
+    return codec.encode(to_pixels(_video_frames(path, request, geometry, first)))
+
+
+def _video_frames(path: Path, request: ClipRequest, geometry: ClipGeometry, first: int) -> NDArray[np.uint8]:
     size = geometry.width, geometry.height
     frames = np.stack(list(islice(iterate_video(path, request.fps, size, first), geometry.frames)))
-    return codec.encode(to_pixels(hold_last(frames, geometry.frames)))
+    return hold_last(frames, geometry.frames)
+
+
+def given_frames(request: ClipRequest, geometry: ClipGeometry, first: int) -> NDArray[np.uint8] | None:
+    """Frames [F, H, W, 3] of a window's request, which begins with the clip's frame `first`, where a clip or picture
+    gives all of them; None where they are made."""
+    if request.video is not None:
+        return _video_frames(request.video, request, geometry, first)
+    if not request.gives_all or request.canvas is not None:
+        return None
+    source = next(s for s in request.sources if s.region is None and s.frames == request.frames)
+    return hold_last(source_frames(source, request, geometry)[0], geometry.frames)
 
 
 def given_audio(wave: NDArray[np.float32], geometry: ClipGeometry, codec: AudioCodec) -> Tensor:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+REFINER_SUFFIX, REFINER_ENTRY = "_refiner", "refiner.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ class TextEncoderEntry:
 @dataclass(frozen=True)
 class RefinerEntry:
     """Where the refiner lies, its transformer, and how it is used: sampling steps, the share of the cubes that each
-    cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share."""
+    cube reads, and the most latent cells (frames, rows, columns) at once, with those that two such tiles share.
+
+    start: what it starts from: the interpolated latents, or the clip's pixels enlarged and encoded. residual: the
+    deviation of what that lacks (conditioning/refiner.py). held: whether made clips keep what they show at their own
+    size (pipeline/grounding.py), as given ones always do: for a refiner that knows less of it.
+    """
 
     path: str
     transformer: TransformerConfig
@@ -54,6 +60,9 @@ class RefinerEntry:
     density: float = 1 / 3
     tile: tuple[int, int, int] = (17, 16, 16)
     overlap: tuple[int, int, int] = (4, 4, 4)
+    start: Literal["latents", "pixels"] = "latents"
+    residual: float = 0.7
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,9 @@ class ModelFolder:
     def read(cls, path: Path) -> ModelFolder:
         """Read model.json and the codecs' config.json. RequestError where this is no model folder."""
         manifest = _manifest(path)
+        beside = refiner_beside(path)
+        if manifest.refiner is None and beside is not None:
+            manifest = replace(manifest, refiner=_entry_beside(beside))
         video = _part_config(path, manifest.video_codec, "a video codec")
         audio = _part_config(path, manifest.audio_codec, "an audio codec")
         _part_config(path, manifest.text_encoder.path, "a text encoder")
@@ -169,6 +181,26 @@ def _manifest(path: Path) -> Manifest:
         raise RequestError(f"--model {path} is not a model: it holds no readable model.json") from error
     except ValueError as error:  # of json, of UTF-8 and of our own reading
         raise RequestError(f"--model {path} is not a model that this sky4 reads: {error}") from error
+
+
+def refiner_beside(path: Path) -> Path | None:
+    """The folder of a refiner that lies beside the model folder `path` and belongs to it: NAME_refiner beside NAME.
+
+    It needs the model's codec and text encoder, and not its towers, which may be trained anew without it. Its
+    refiner.json is the entry that model.json would have.
+    """
+    whole = path.resolve()
+    folder = whole.with_name(f"{whole.name}{REFINER_SUFFIX}")
+    return folder if (folder / REFINER_ENTRY).is_file() else None
+
+
+def _entry_beside(folder: Path) -> RefinerEntry:
+    file = folder / REFINER_ENTRY
+    try:
+        values = json.loads(file.read_text("utf-8")) | {"path": str(folder)}
+        return config_from_dict(RefinerEntry, values, REFINER_ENTRY)
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(f"{file} is no refiner that this sky4 reads: {error}") from error
 
 
 def _part_config(model: Path, part: str, what: str) -> dict[str, Any]:

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from sky4.conditioning.inpaint import VideoCondition, on_path, path_velocity, restore_kept
 from sky4.conditioning.keyframes import KeyframePlan, keyframe_fill
-from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
+from sky4.conditioning.refiner import (
+    KeyframeLatents,
+    assemble_refiner,
+    enlarged,
+    refiner_condition,
+    refiner_velocity,
+)
 from sky4.conditioning.tiles import Cut, Tiling, blended, tiles
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Moment, State, Times, sample, schedule
@@ -24,11 +30,13 @@ from sky4.ops.cubes import video_tiling
 from sky4.ops.vsa import cubes_kept
 from sky4.pipeline.canvas import footage_of
 from sky4.pipeline.components import Components
-from sky4.pipeline.given import video_condition
+from sky4.pipeline.given import to_pixels, video_condition
+from sky4.pipeline.model_folder import ModelFolder
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.states import REFINING, ClipStates, NoStates
 from sky4.pipeline.validate import refined_geometry
+from sky4.pipeline.windows import Frames
 
 Say = Callable[[str, int, int], None]
 
@@ -44,6 +52,10 @@ class HighGrid:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.geometry.latent_frames, self.geometry.latent_height, self.geometry.latent_width
+
+    def held(self, model: ModelFolder) -> bool:
+        """Whether what is made of it is held to the clip before; not where more is known than that one shows."""
+        return self.source is None and model.refiner(self.refinement.flag).held
 
 
 def high_grid(request: ClipRequest, geometry: ClipGeometry, components: Components) -> HighGrid | None:
@@ -108,6 +120,19 @@ def keyframe_plan(
     return KeyframePlan(frames, condition, eps)
 
 
+def refining_start(low: Tensor, given: Frames | None, high: HighGrid, components: Components) -> Tensor:
+    """What the refiner interpolates to its grid: `low` [1, C, T, h, w] itself, or [1, C, T2, H, W], its clip's pixels
+    enlarged and encoded on that grid, as the refiner was trained.
+
+    given: the clip's own frames [F, h, w, 3], where they were not made: they need not be decoded.
+    """
+    if components.folder.refiner(high.refinement.flag).start == "latents":
+        return low
+    codec, geometry = components.video_codec, high.geometry
+    pixels = torch.cat(list(codec.decode(low)), dim=2) if given is None else to_pixels(given).to(low.device)
+    return codec.encode(enlarged(pixels, geometry.frames, geometry.height, geometry.width))
+
+
 def attention_work(high: HighGrid, density: float) -> float:
     """The share of a dense attention's work that the refiner's fine stage does, in one tile."""
     cubes = video_tiling(high.geometry.grid).cubes
@@ -125,7 +150,8 @@ def refined(
     say: Say,
     state: ClipStates | NoStates,
 ) -> Tensor:
-    """Latents [1, C, T2, H, W] of window `index` from low [1, C, T, h, w], float32; gone on from where `state` stands.
+    """Latents [1, C, T2, H, W] of window `index` from low, float32, which `refining_start` gives; gone on from where
+    `state` stands.
 
     Every step takes the velocity of all tiles, blended, so that they part nowhere.
     """
@@ -143,7 +169,7 @@ def refined(
         def of_tile(part: Cut) -> Tensor:
             mine, given = noisy[part], VideoCondition(condition.latents[part], condition.keep_mask[part])
             out = model(assemble_refiner(mine, given, t, density=entry.density, patch=patch), text)
-            return refiner_velocity(out, mine, given, t, patch)
+            return refiner_velocity(out, mine, given, t, patch, entry.residual)
 
         return path_velocity(blended(noisy, cut, of_tile), eps, condition), None
 

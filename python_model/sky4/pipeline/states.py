@@ -133,7 +133,13 @@ class ClipStates:
             if held is None:
                 break
             made.append(
-                MadeWindow(window, _latents(held.tensors), _match(held.tensors), int(held.facts.get("rate", 1)))
+                MadeWindow(
+                    window,
+                    _latents(held.tensors),
+                    _match(held.tensors),
+                    int(held.facts.get("rate", 1)),
+                    held.tensors.get("low"),
+                )
             )
         kept = self._read(_kept_name(made[-1].window)) if made else None
         return made, None if kept is None else np.asarray(kept.tensors["frames"].numpy(), np.uint8)
@@ -144,6 +150,8 @@ class ClipStates:
         if made.match is not None:
             tensors |= {"gain": torch.tensor(made.match.gain, dtype=torch.float64)}
             tensors |= {"offset": torch.tensor(made.match.offset, dtype=torch.float64)}
+        if made.low is not None:
+            tensors |= {"low": made.low}
         if kept is not None:  # first: a window that is there has all that the next one wants
             self._write(_kept_name(window), {"frames": torch.from_numpy(np.ascontiguousarray(kept))}, {})
         self._write(_window_name(window), tensors, {"rate": made.rate})

@@ -20,6 +20,7 @@ from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.pipeline.components import Components
 from sky4.pipeline.given import source_frames
+from sky4.pipeline.grounding import grounded
 from sky4.pipeline.joining import ColourMatch, SoundPiece
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, whole_source
@@ -32,19 +33,27 @@ class MadeWindow:
     """latents: (video [1, C, T, h, w], audio [1, T_a, C]), None where the tower did not run.
 
     match: what gives its frames the colours of those that it keeps; None where it keeps none. rate: frames that the
-    latents hold for each of the window's.
+    latents hold for each of the window's. low: the latents [1, C, T, h, w] before they were refined, whose frames the
+    refined ones are held to; None where they are not.
     """
 
     window: Window
     latents: State
     match: ColourMatch | None = None
     rate: int = 1
+    low: Tensor | None = None
 
     def shown(self, components: Components) -> Iterator[Frames]:
-        """The frames that become the clip's, `rate` for each of the window's, in chunks [f, H, W, 3].
+        """The frames that become the clip's, `rate` for each of the window's, in chunks [f, H, W, 3]."""
+        if self.low is None:
+            yield from self._decoded(components)
+            return
+        before = MadeWindow(self.window, (self.low, None), self.match)
+        small = (frame for chunk in before.frames(components, *self.window.shown) for frame in chunk)
+        yield from grounded(self._decoded(components), small, self.rate)
 
-        Of n frames at twice the rate the codec makes 2n - 1: the last one is held.
-        """
+    def _decoded(self, components: Components) -> Iterator[Frames]:
+        """What is shown, as decoded. Of n frames at twice the rate the codec makes 2n - 1: the last one is held."""
         begin, end = (frame * self.rate for frame in self.window.shown)
         if begin == end:
             return

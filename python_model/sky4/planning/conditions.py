@@ -14,7 +14,7 @@ from sky4.media import probe_audio, probe_image, probe_video
 from sky4.pipeline.given import fitting
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import whole_source
-from sky4.planning.decoding import by_length, chunk_of
+from sky4.planning.decoding import by_length, chunk_of, frames_cost
 from sky4.planning.trace import HEAP_BLOCK, Cost, traced
 from sky4.planning.work import Stage, Work
 
@@ -79,6 +79,23 @@ def conditions_stage(work: Work, references: ReferenceSizes) -> Stage:
         cost = cost.then(traced(lambda: networks.audio_codec.encode(wave), work.setting.device))
     frames = sum((latents - 1) * step + 1 for latents, _, _ in encoded)
     return Stage("conditions", parts, 1, cost, 0, {"frames": frames}, {"pixels": (1, 3, geometry.frames, *clip[1:])})
+
+
+def enlarging_stage(work: Work) -> Stage | None:
+    """What the refiner starts from, where that is the clip's pixels enlarged and encoded; a made clip is decoded first.
+
+    None where it starts from the latents.
+    """
+    request, low, high = work.request, work.geometry, work.high
+    if high is None or work.sketch.folder.refiner().start == "latents":
+        return None
+    cost = _encoding((high.latent_frames, high.height, high.width), work)
+    held = 3 * high.frames * high.height * high.width * 4  # the pixels before they are spread in time
+    if request.video is None and not request.gives_all:
+        cost = frames_cost(work, low).then(cost)
+    shape = {"pixels": (1, 3, high.frames, high.height, high.width)}
+    calls = work.windows * request.variations
+    return Stage("enlarge", ("video_codec",), calls, cost, held, {"frames": high.frames}, shape)
 
 
 def _encoding(size: tuple[int, int, int], work: Work) -> Cost:

@@ -11,6 +11,7 @@ from dataclasses import fields
 import torch
 
 from sky4.encoders.protocols import VideoCodec
+from sky4.geometry import ClipGeometry
 from sky4.pipeline.windows import as_bytes
 from sky4.planning.trace import Cost, traced
 from sky4.planning.work import Stage, Work
@@ -31,8 +32,20 @@ def sound_stage(work: Work) -> Stage:
 
 def picture_stage(work: Work) -> Stage:
     """A window's frames, in the chunks that they are decoded in."""
-    request, geometry, networks = work.request, work.shown, work.networks
-    codec = networks.video_codec()
+    request, geometry = work.request, work.shown
+    call = frames_cost(work, geometry)
+    if work.high is not None and work.sketch.folder.refiner().held:  # to the frames of the clip before
+        call = call.then(frames_cost(work, work.geometry))
+    calls = work.decoded * request.variations
+    wave = 2 * geometry.audio_samples * 4 if request.wants_audio else 0
+    shape = {"pixels": (1, 3, geometry.frames, geometry.height, geometry.width)}
+    named = {"latent frames": geometry.latent_frames}
+    return Stage("decode picture", ("video_codec",), calls, call, wave, named, shape)
+
+
+def frames_cost(work: Work, geometry: ClipGeometry) -> Cost:
+    """Of decoding a window of this geometry into frames, chunk by chunk."""
+    codec = work.networks.video_codec()
     grid = geometry.latent_height, geometry.latent_width
 
     def decode(count: int) -> Cost:
@@ -44,12 +57,7 @@ def picture_stage(work: Work) -> Stage:
 
         return traced(frames, work.setting.device)
 
-    call = by_length(decode, geometry.latent_frames, chunk_of(codec, geometry.height, geometry.width))
-    calls = work.decoded * request.variations
-    wave = 2 * geometry.audio_samples * 4 if request.wants_audio else 0
-    shape = {"pixels": (1, 3, geometry.frames, geometry.height, geometry.width)}
-    named = {"latent frames": geometry.latent_frames}
-    return Stage("decode picture", ("video_codec",), calls, call, wave, named, shape)
+    return by_length(decode, geometry.latent_frames, chunk_of(codec, geometry.height, geometry.width))
 
 
 def mux_stage(work: Work) -> Stage:

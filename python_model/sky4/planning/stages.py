@@ -14,7 +14,7 @@ import torch
 from sky4.geometry import ClipGeometry
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.validate import refined_geometry
-from sky4.planning.conditions import conditions_stage, reference_sizes
+from sky4.planning.conditions import conditions_stage, enlarging_stage, reference_sizes
 from sky4.planning.decoding import mux_stage, picture_stage, sound_stage
 from sky4.planning.networks import Networks, Part, parts_of
 from sky4.planning.sketch import ModelSketch, placed
@@ -46,6 +46,8 @@ def stages_of(
         if not leaves_nothing(request):
             stages.append(base_stage(work, references))
         if cut is not None:
+            enlarging = enlarging_stage(work)
+            stages += [] if enlarging is None else [enlarging]
             stages.append(refiner_stage(work, cut))
         if request.wants_audio or (request.soundtrack is not None and request.soundtrack.mix):
             stages.append(sound_stage(work))

@@ -1,7 +1,8 @@
 """Pairs: one scene small and slow, and large and fast; the small one also worn, as what a refiner meets is.
 
 The world's time is continuous, so both are exact. A worn clip is the large one shrunk in one of four ways, or the small
-one itself, then blurred, noised and coded once more, each by chance.
+one itself, then blurred, noised and coded once more, each by chance. For a refiner that starts from pixels the small
+clips are enlarged before they are encoded.
 
 Legend: S pairs, C latent channels, T -> T2 latent frames, h w -> H W latent grid, F pixel frames.
 """
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sky4.conditioning.refiner import enlarged
 from sky4.encoders.protocols import VideoCodec
 from sky4.train.keyed import generator
 from sky4.world.render import render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
 
 AT_ONCE = 4
+CODED = 0.4  # share of the worn clips that are coded once more
 SHRINKS = ("rendered", "area", "bilinear", "bicubic", "nearest")
 
 
@@ -37,6 +40,13 @@ class PairShape:
     @property
     def high_frames(self) -> int:
         return (self.frames - 1) * self.rate + 1
+
+
+@dataclass(frozen=True)
+class PairSet(PairShape):
+    """So many pairs of one shape."""
+
+    pairs: int = 512
 
 
 def pair_scene(seed: int, index: int, level: int, split: str = "train") -> tuple[Scene, float]:
@@ -70,7 +80,27 @@ def encode_pairs(
     return {name: torch.cat(parts).to(torch.float16).numpy() for name, parts in rows.items()}
 
 
-def worn_clip(seed: int, index: int, small: Tensor, large: Tensor, shape: PairShape, codec: VideoCodec) -> Tensor:
+def encode_enlarged(
+    seed: int, indices: range, shape: PairShape, level: int, codec: VideoCodec, device: torch.device
+) -> dict[str, np.ndarray]:
+    """video: the small clips enlarged, a quarter of them as rendered and the others worn, mostly by the codec, which
+    made clips come from; high: the large ones. Both [S, C, T2, H, W], float16."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "high")}
+    for at in range(0, len(indices), AT_ONCE):
+        some = indices[at : at + AT_ONCE]
+        small, large = render_pairs(seed, some, shape, level, device)
+        worn = [
+            a if index % 4 == 0 else worn_clip(seed, index, a, b, shape, codec, 0.7)
+            for index, a, b in zip(some, small, large, strict=True)
+        ]
+        rows["high"].append(codec.encode(large).cpu())
+        rows["video"].append(codec.encode(enlarged(torch.stack(worn), *large.shape[2:])).cpu())
+    return {name: torch.cat(parts).to(torch.float16).numpy() for name, parts in rows.items()}
+
+
+def worn_clip(
+    seed: int, index: int, small: Tensor, large: Tensor, shape: PairShape, codec: VideoCodec, coded: float = CODED
+) -> Tensor:
     """A worn small clip [3, F, s, s] of small [3, F, s, s] and large [3, F2, S, S]."""
     random = generator(seed, "wear", index)
     way = SHRINKS[int(random.integers(len(SHRINKS)))]
@@ -81,7 +111,7 @@ def worn_clip(seed: int, index: int, small: Tensor, large: Tensor, shape: PairSh
         noise = random.standard_normal(tuple(clip.shape), dtype=np.float32)
         clip = clip + random.uniform(0.01, 0.08) * torch.from_numpy(noise).to(clip)
     clip = clip.clamp(-1, 1)
-    if random.random() < 0.4:
+    if random.random() < coded:
         clip = torch.cat(list(codec.decode(codec.encode(clip[None]))), dim=2)[0].to(clip)
     return clip
 

@@ -8,17 +8,17 @@ Legend: B samples, C latent channels, T -> T2 latent frames, h w -> H W latent g
 
 import json
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sky4.conditioning.inpaint import VideoCondition
-from sky4.conditioning.refiner import KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
+from sky4.conditioning.refiner import RESIDUAL, KeyframeLatents, assemble_refiner, refiner_condition, refiner_velocity
 from sky4.config import TransformerConfig, config_from_dict, config_to_dict
 from sky4.diffusion.flow import noised, velocity_target
 from sky4.diffusion.noise import batch_noise
@@ -33,7 +33,7 @@ from sky4.train.cache import codec_digest
 from sky4.train.keyed import generator, permuted
 from sky4.train.latent_cache import LatentPool, Manifest, shard_path, write_shard
 from sky4.train.objective import mean_square
-from sky4.train.pairs import PairShape, encode_pairs
+from sky4.train.pairs import PairSet, encode_enlarged, encode_pairs
 from sky4.train.precision import multiplies_bfloat16
 from sky4.train.start import starting_weights
 from sky4.world.captions import caption
@@ -43,16 +43,18 @@ from sky4.world.scene import sample_scene
 @dataclass(frozen=True)
 class RefinerConfig:
     base: str  # the model folder that the refiner belongs to: its codec, text encoder and video tower
-    cache: str = "runs/cache_pairs"
-    pairs: int = 512
+    cache: str = "runs/cache_pairs"  # a folder in it for every shape
+    shapes: tuple[PairSet, ...] = (PairSet(),)  # each batch is of one of them
     shard: int = 32
     scene_seed: int = 5
     level: int = 1
-    shape: PairShape = field(default_factory=PairShape)
+    start: Literal["latents", "pixels"] = "latents"  # what is refined: latents interpolated, or pixels enlarged
+    residual: float = RESIDUAL  # deviation of what the start lacks
     frames: int = 5  # latent frames T2 of a sample, cut out anywhere; an odd number: it begins on a low one
+    crops: tuple[int, ...] = ()  # cells H = W of a batch's samples, drawn among these; none: whole pictures
     dual_blocks: int | None = None  # None: as many as the video tower has
     single_blocks: int | None = None
-    worn: float = 0.6  # share of samples whose small clip is worn
+    worn: float = 0.6  # share of samples whose small clip is worn; of pixels the pairs themselves are
     keyframes: float = 0.25  # share with one or two frames known
     source: float = 0.15  # share with a region known
     drop_text: float = 0.3
@@ -60,7 +62,8 @@ class RefinerConfig:
     density: float = 1 / 3
     density_step: float = 0.1
     density_every: int = 400  # samples
-    steps: int = 4  # of sampling, written into the exported model's manifest
+    steps: int = 4  # of sampling, written into the exported model's manifest, as what follows is
+    held: bool = False
     tile: tuple[int, int, int] = (9, 16, 16)
     overlap: tuple[int, int, int] = (2, 4, 4)
     bf16: bool | None = None  # None: where the device multiplies it natively
@@ -70,6 +73,8 @@ class RefinerConfig:
             raise ValueError(f"frames must be an odd number of latent frames, got {self.frames}")
         if not 0 < self.density <= 1:
             raise ValueError(f"density must be above 0 and at most 1, got {self.density}")
+        if not self.shapes:
+            raise ValueError("shapes must name at least one shape of pairs")
 
     def density_at(self, sample: int) -> float:
         """Of the sparse attention after so many samples."""
@@ -89,11 +94,15 @@ class RefinerProblem:
         tower = JointTransformer(self.transformer)
         tower.load_state_dict(starting_weights(Path(config.base)))
         self.model = refiner_from(tower.video, config.dual_blocks, config.single_blocks).to(self.device)
-        self.codec = load_video_codec(Path(config.base) / self.manifest["video_codec"], device)
+        # in bfloat16 its latents are 0.004 off, far below what they are refined by
+        precision = torch.bfloat16 if self._bf16 else torch.float32
+        self.codec = load_video_codec(Path(config.base) / self.manifest["video_codec"], device, precision)
         self.text = _text_encoder(config.base, self.manifest, device)
-        fill_pairs(config, self.codec, self.device, say)
-        self.pool = LatentPool(Path(config.cache), "pairs", config.pairs)
-        if self.pool.shape("video")[0] != self.transformer.video_channels:
+        self.pools = []
+        for shape in config.shapes:
+            folder = fill_pairs(config, shape, self.codec, self.device, say)
+            self.pools.append(LatentPool(folder, "pairs", shape.pairs))
+        if self.pools[0].shape("video")[0] != self.transformer.video_channels:
             raise ValueError(f"network.cache {config.cache} holds latents of another codec; name another folder")
 
     @property
@@ -102,8 +111,9 @@ class RefinerProblem:
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
         numbers = range(first, first + batch)
-        items = permuted(np.arange(first, first + batch), self.pool.count, seed, "pairs")
-        high, condition = self.samples(seed, numbers, items)
+        pool = self.pools[int(generator(seed, "refiner shape", first).integers(len(self.pools)))]
+        items = permuted(np.arange(first, first + batch), pool.count, seed, "pairs")
+        high, condition = self.samples(seed, numbers, items, pool)
         eps = batch_noise(high.shape[1:], seed, "refiner", numbers).to(self.device)
         start = generator(seed, "refiner time", 0).random()
         even = torch.tensor([(start + number * GOLDEN) % 1.0 for number in numbers], device=self.device)
@@ -111,32 +121,47 @@ class RefinerProblem:
         noisy = noised(high, eps, t)
         density, patch = self.config.density_at(first), self.transformer.patch
         with torch.no_grad():
-            text = self.text.encode(self._prompts(seed, numbers, items))
+            text = self.text.encode(self._prompts(seed, numbers, pool.scenes(items)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             out = self.model(assemble_refiner(noisy, condition, t, density=density, patch=patch), text)
-        made = refiner_velocity(out.float(), noisy, condition, t, patch)
+        made = refiner_velocity(out.float(), noisy, condition, t, patch, self.config.residual)
         loss, _ = mean_square(made, velocity_target(high, eps), condition.keep_mask)
         with torch.no_grad():
             unknown = 1.0 - condition.keep_mask
             silent = ((high - condition.latents) * unknown).square().sum() / unknown.expand_as(high).sum()
         return loss, {"loss": float(loss.detach()), "interpolation": float(silent), "density": density}
 
-    def samples(self, seed: int, numbers: range, items: np.ndarray) -> tuple[Tensor, VideoCondition]:
-        """(high [B, C, T2, H, W], its condition): a window of each pair, with what is known of it."""
+    def samples(self, seed: int, numbers: range, items: np.ndarray, pool: LatentPool) -> tuple[Tensor, VideoCondition]:
+        """(high [B, C, T2, H, W], its condition): a part of each pair in time and space, with what is known of it."""
         config = self.config
         cut: list[tuple[Tensor, Tensor]] = []
         rows, masks, frames = [], [], []
-        clean, worn = self.pool.read("video", items), self.pool.read("worn", items)
-        every = self.pool.read("high", items)
+        video, every = pool.read("video", items), pool.read("high", items)
+        worn = pool.read("worn", items) if config.start == "latents" else video
+        rate = (every.shape[2] - 1) // max(1, video.shape[2] - 1)  # 1 where the small ones were enlarged
+        scale = every.shape[3] // video.shape[3]
+        count = min((config.frames + rate - 1) // rate, video.shape[2])
+        side = video.shape[3]
+        if config.crops:
+            drawn = config.crops[int(generator(seed, "refiner crop", numbers.start).integers(len(config.crops)))]
+            side = min(side, max(1, drawn // scale))
         for row, number in enumerate(numbers):
             random = generator(seed, "refiner sample", number)
-            low = worn[row] if random.random() < config.worn else clean[row]
-            count = min((config.frames + config.shape.rate - 1) // config.shape.rate, low.shape[1])
-            begin = int(random.integers(low.shape[1] - count + 1))
-            at = begin * config.shape.rate
-            length = (count - 1) * config.shape.rate + 1
-            cut.append((low[:, begin : begin + count], every[row, :, at : at + length]))
-            known, mask = _known(random, length, every.shape[-2:], config)
+            low = worn[row] if random.random() < config.worn else video[row]
+            begin, top, left = (
+                int(random.integers(most + 1))
+                for most in (low.shape[1] - count, low.shape[2] - side, low.shape[3] - side)
+            )
+            length = (count - 1) * rate + 1
+            cut.append(
+                (
+                    low[:, begin : begin + count, top : top + side, left : left + side],
+                    every[row, :, begin * rate : begin * rate + length][
+                        ..., top * scale : (top + side) * scale, left * scale : (left + side) * scale
+                    ],
+                )
+            )
+            known, mask = _known(random, length, (side * scale, side * scale), config)
             frames.append(known)
             masks.append(mask)
         low, high = (torch.stack(part).to(self.device) for part in zip(*cut, strict=True))
@@ -148,11 +173,11 @@ class RefinerProblem:
         latents, keep = zip(*((row.latents, row.keep_mask) for row in rows), strict=True)
         return high, VideoCondition(torch.cat(latents), torch.cat(keep))
 
-    def _prompts(self, seed: int, numbers: range, items: np.ndarray) -> list[str]:
+    def _prompts(self, seed: int, numbers: range, scenes: np.ndarray) -> list[str]:
         prompts = []
-        for number, index in zip(numbers, self.pool.scenes(items).tolist(), strict=True):
+        for number, index in zip(numbers, scenes.tolist(), strict=True):
             random = generator(seed, "refiner caption", number)
-            scene = sample_scene(self.pool.scene_seed, index, "train", self.pool.level)
+            scene = sample_scene(self.config.scene_seed, index, "train", self.config.level)
             said = caption(scene, "short", "en", random, silent=True)
             prompts.append("" if random.random() < self.config.drop_text else said)
         return prompts
@@ -174,11 +199,14 @@ def _known(
     return known, mask
 
 
-def fill_pairs(config: RefinerConfig, codec: VideoCodec, device: torch.device, say: Any = print) -> None:
-    """Encode the shards of pairs that the cache lacks. Raises Sky4Failure where it holds others."""
-    folder = Path(config.cache)
+def fill_pairs(
+    config: RefinerConfig, shape: PairSet, codec: VideoCodec, device: torch.device, say: Any = print
+) -> Path:
+    """Encode the shards of pairs that the cache lacks; returns their folder. Sky4Failure where it holds others."""
+    encode = encode_pairs if config.start == "latents" else encode_enlarged
+    folder = Path(config.cache) / f"{config.start}-{shape.size}x{shape.scale}"
     folder.mkdir(parents=True, exist_ok=True)
-    base, shape = Path(config.base), config.shape
+    base = Path(config.base)
     part = _base_manifest(config.base)["video_codec"]
     manifest = Manifest(
         pool="pairs",
@@ -198,17 +226,18 @@ def fill_pairs(config: RefinerConfig, codec: VideoCodec, device: torch.device, s
         audio_codec="",
     )
     if shard_path(folder, "pairs", 0, ".json").exists():
-        there = LatentPool(folder, "pairs", config.pairs).manifest
+        there = LatentPool(folder, "pairs", shape.pairs).manifest
         if there.origin != manifest.origin:
             raise Sky4Failure(f"{folder} holds pairs of another codec or shape: choose another network.cache")
-    count = -(-config.pairs // config.shard)
+    count = -(-shape.pairs // config.shard)
     for shard in range(count):
         if shard_path(folder, "pairs", shard, ".json").exists():
             continue
         indices = range(shard * config.shard, (shard + 1) * config.shard)
-        arrays = encode_pairs(config.scene_seed, indices, shape, config.level, codec, device)
+        arrays = encode(config.scene_seed, indices, shape, config.level, codec, device)
         write_shard(folder, shard, replace(manifest, first=indices[0], count=len(indices)), arrays)
-        say(f"pairs {shard + 1}/{count}")
+        say(f"pairs of {shape.size} pixels {shard + 1}/{count}")
+    return folder
 
 
 def _base_manifest(folder: str) -> dict[str, Any]:
@@ -241,6 +270,9 @@ def export(problem: RefinerProblem, folder: Path) -> dict[str, float]:
             "density": config.density,
             "tile": list(config.tile),
             "overlap": list(config.overlap),
+            "start": config.start,
+            "residual": config.residual,
+            "held": config.held,
         }
     }
     (partial / "model.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
