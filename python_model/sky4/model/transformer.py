@@ -143,7 +143,8 @@ class DataGate(nn.Module):
         t = media.timestep.float()[:, None, None]
         spread = t.square() + (1 - t).square()
         fresh, unchanged = (2 * t - 1) / spread, -1 / (1 - t).clamp(min=LAST_NOISE)
-        return torch.lerp(unchanged, fresh, logits.sigmoid()) * noisy + made * spread.rsqrt()
+        velocity: Tensor = torch.lerp(unchanged, fresh, logits.sigmoid()) * noisy + made * spread.rsqrt()
+        return velocity
 
 
 class JointTransformer(nn.Module):
