@@ -15,6 +15,7 @@ from sky4.media import Soundtrack
 from sky4.media.masks import EditRegion, MaskFile, parse_box, parse_pad, parse_span
 from sky4.pipeline.refinement import Refinement
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
+from sky4.pipeline.speakers import Speaker
 from sky4.prompting import ReferenceFile
 
 PLAIN = ClipRequest(
@@ -63,13 +64,16 @@ def test_a_request_survives_its_recipe_whatever_it_holds() -> None:
     painted = replace(
         PLAIN, canvas=Canvas(64, 48), sources=(Source(Path("/f.mp4"), "f.mp4", frames=9, skip=40, region=region),)
     )
-    for request in (PLAIN, full, driven, sounded, painted):
+    speaker = Speaker("left", Path("/s.wav"), EditRegion(boxes=(parse_box("0,0,50%,9"),), fit=True))
+    spoken = replace(PLAIN, speakers=(speaker,), sources=full.sources, segments=Segments(9, 5, anchored=True))
+    for request in (PLAIN, full, driven, sounded, painted, spoken):
         assert ClipRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
     differing = {field.name for field in fields(ClipRequest) if getattr(full, field.name) != getattr(PLAIN, field.name)}
     untouched = {field.name for field in fields(ClipRequest)} - differing
     # a new field must be given a value above, or it is not known to survive
     assert untouched == {
         "width", "height", "frames", "steps", "guidance", "audio_guidance", "shift", "outputs", "video", "audio",
+        "speakers",
     }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def make_shot(
     shot: PlannedShot, files: ShotFiles, components: Components, sample_rate: int, progress: Progress | None = None
 ) -> Clip:
     """Make one shot and write its file. RequestError, Sky4Failure as generate_clip."""
+    from sky4.pipeline.components import give_back
     from sky4.pipeline.generate import generate_clip
     from sky4.pipeline.windows import sample_at
 
@@ -69,6 +70,7 @@ def make_shot(
         )
         if count != shot.made:
             raise Sky4Failure(f"{count} frames were made of the shot {shot.name} and {shot.made} asked for")
+    give_back(components.device)  # what is kept lies among what is free, which else grows from shot to shot
     return clip
 
 

@@ -31,7 +31,7 @@ from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
 from sky4.ops.backend import use_backend
 from sky4.pipeline.clip import Clip, Progress
-from sky4.pipeline.components import Components
+from sky4.pipeline.components import Components, give_back
 from sky4.pipeline.given import (
     Continued,
     given_audio,
@@ -132,6 +132,8 @@ def _windows(
                 one = replace(one, low=latents[0])
         state.finish_window(one, kept)
         made.append(one)
+        if len(windows) > 1:
+            give_back(components.device)  # what is kept lies among what is free, which else grows from window to window
     return tuple(made)
 
 
