@@ -48,7 +48,8 @@ def generated(folder: Path) -> ClipRequest:
 
 
 def referring(folder: Path) -> ClipRequest:
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / "a.png")
+    if not (folder / "a.png").exists():  # the process alone has made it for the others, which may be reading it
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / "a.png")
     references = resolve_references([f"image_1={folder / 'a.png'}"])
     return replace(PLAIN, prompt="@image_1 moves", references=references, frames=5)
 
