@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sky4.config import config_from_dict
@@ -205,9 +206,16 @@ def test_an_audio_reference_holds_its_hit(settings: JointSettings) -> None:
     assert (hits[:, 0] < 1e-6).all()  # it begins in silence
 
 
-def test_a_codec_s_digest_tells_weights_apart(tmp_path: Path) -> None:
+def test_a_codec_s_digest_tells_encoders_apart_and_no_decoders(tmp_path: Path) -> None:
+    def digest(**weights: float) -> str:
+        named = {f"{name}.weight": torch.tensor([value]) for name, value in weights.items()}
+        save_file(named, tmp_path / "model.safetensors")
+        return codec_digest(tmp_path)
+
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    before = codec_digest(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"2")
-    assert codec_digest(tmp_path) != before
+    before = digest(encoder=1, quant_conv=1, decoder=1, post_quant_conv=1)
+    assert digest(encoder=1, quant_conv=1, decoder=2, post_quant_conv=2) == before
+    changed = {digest(encoder=2, quant_conv=1, decoder=1), digest(encoder=1, quant_conv=2, decoder=1)}
+    (tmp_path / "config.json").write_text("[]")
+    changed.add(digest(encoder=1, quant_conv=1, decoder=1, post_quant_conv=1))
+    assert len(changed | {before}) == 4

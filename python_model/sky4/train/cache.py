@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sky4.conditioning.inpaint import keep_where
@@ -35,6 +36,7 @@ from sky4.world.render import render_video
 from sky4.world.scene import CLIP_SECONDS, Scene, sample_scene
 from sky4.world.sound import render_audio
 
+DECODING = ("decoder.", "post_quant_conv.")  # parts of a codec that no latent depends on
 HIT_SECONDS = Fraction(1, 2)  # of an audio reference
 HIT_LEAD = 0.05  # seconds of silence before its hit
 CLIPS_AT_ONCE, IMAGES_AT_ONCE = 8, 128
@@ -215,11 +217,18 @@ def reference_scene(scene: Scene) -> Scene:
 
 
 def codec_digest(folder: Path) -> str:
-    """SHA-256 over a codec folder's configuration and weights."""
+    """SHA-256 over what of a codec folder makes latents: its configuration, and all weights but the decoder's."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")):
-        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-        digest.update(file.read_bytes())
+        if file.suffix == ".json":
+            digest.update(f"{file.name}:{file.stat().st_size}\n".encode() + file.read_bytes())
+            continue
+        with safe_open(file, "pt") as weights:
+            for name in sorted(weights.keys()):
+                if not name.startswith(DECODING):
+                    weight = weights.get_tensor(name)
+                    digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}\n".encode())
+                    digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
