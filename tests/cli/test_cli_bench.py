@@ -129,7 +129,7 @@ def test_every_speed_option_has_its_error_beside_its_speed_up(run: Run, nano_mod
         (["kernels", "--threads", "0"], "--threads 0 is outside 1 to 4096"),
         (["kernels", "--seed", "-1"], "--seed -1 is outside 0"),
         (["kernels", "--device", "tpu"], "--device tpu is unknown"),
-        (["kernels", "--dtype", "int8"], "--dtype int8 is unknown"),
+        (["kernels", "--dtype", "int8"], "--dtype int8 is for making clips"),
         (["kernels", "--attention-backend", "magic"], "--attention-backend magic is not available: choose one of"),
         (["e2e", "--against", "magic"], "--against magic is not available: choose one of"),
         (["e2e", "--rounds", "0"], "--rounds 0 is outside 1 to 1000"),

@@ -1,4 +1,4 @@
-"""Long clips take no more memory than their first ten seconds, and last exactly as long as asked for.
+"""Long clips take no more memory than their beginning, and last exactly as long as asked for.
 
 Each is made in a process of its own, which tells its high-water mark.
 """
@@ -45,19 +45,19 @@ def peak(folder: Path, *argv: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def test_a_minute_of_a_talking_head(nano_model: Path, tmp_path: Path) -> None:
-    time = np.arange(60 * 44100) / 44100
+def test_a_talking_head_three_times_as_long(nano_model: Path, tmp_path: Path) -> None:
+    time = np.arange(12 * 44100) / 44100
     voice = (0.3 * np.sin(2 * np.pi * 150 * time) * np.clip(np.sin(4 * np.pi * time), 0, 1)).astype(np.float32)
     write_clip(tmp_path / "a.wav", None, np.stack([voice, voice]), fps=Fraction(16), recipe={})
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "p.png")
     given = ["generate", "--prompt", "a face", "--image", "p.png", "--audio", "a.wav", "--drive", "--fps", "2"]
     takes = {}
-    for seconds in (10, 60):
+    for seconds in (4, 12):
         asked = ["--seconds", str(seconds), "--steps", "1", "--model", str(nano_model), "-o", f"{seconds}.mkv"]
         takes[seconds] = peak(tmp_path, *given, *asked)
         assert probe_video(tmp_path / f"{seconds}.mkv").frames == 2 * seconds
         assert read_audio(tmp_path / f"{seconds}.mkv").shape[1] == 44100 * seconds
-    assert takes[60] <= MORE * takes[10]
+    assert takes[12] <= MORE * takes[4]
 
 
 def test_a_film_of_five_shots(nano_model: Path, tmp_path: Path) -> None:
