@@ -122,9 +122,11 @@ def test_ctrl_c_saves_the_state_exits_130_and_says_how_to_go_on(run: Run, monkey
 
         return interrupted
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
     with monkeypatch.context() as patch:
         patch.setattr(generate, "model_velocity", model_velocity)
         code, out, err = run("--resume-dir", "state", "--events", "log", "--preview-every", "2")
+    signal.signal(signal.SIGINT, handler)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == (
         "sky4: interrupted; the state is in 'state': the same command with --resume goes on from it"
