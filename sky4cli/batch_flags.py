@@ -122,10 +122,10 @@ def _here(value: str, option: Option) -> str:
     """A path typed in a shell is relative to where one is, not to the manifest."""
     if option.takes == "log" and not is_log(value):
         raise RequestError(f"{option.flag} {value}: many jobs tell their events here; name a file, such as {LOG}")
-    if "path" not in option.takes and option.takes != "log":
+    if not option.names_a_file:
         return value
     name, equals, path = value.partition("=")
-    if option.takes in ("path", "log") or not equals:
+    if option.is_bare or not equals:
         return str(Path(value).absolute())
     return f"{name}={Path(path).absolute()}"
 

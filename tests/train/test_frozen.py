@@ -81,7 +81,7 @@ def test_a_decoder_that_learns_alone_leaves_every_latent_where_it_was(tmp_path: 
 
 def test_errors_count_more_where_a_thing_is() -> None:
     problem = VideoCodecProblem(VideoCodecConfig(**{**NETWORK, "size": 32, "families": 0.0, "things_weight": 4.0}))
-    weights = problem.weights(3, 0, 4)
+    weights = problem.weights(*problem.takes(3, 0, 4))
     assert weights is not None and weights.shape == (4, 1, 5, 32, 32)
     scenes, starts = problem.takes(3, 0, 4)
     for scene, start, weight in zip(scenes, starts, weights, strict=True):

@@ -37,6 +37,15 @@ class Option:
     values: int = 1
     off: str = ""
 
+    @property
+    def names_a_file(self) -> bool:
+        return self.takes not in ("text", "switch")
+
+    @property
+    def is_bare(self) -> bool:
+        """Of a file: whether its path stands alone, without a name and "=" before it."""
+        return self.takes in ("path", "log")
+
 
 Command = Mapping[str, Option]  # by every name that the flag has
 
@@ -176,7 +185,7 @@ def _texts(name: str, option: Option, value: Value, place: Callable[[str], str |
     if len(texts) != option.values and not option.many:
         wanted = "one value" if option.values == 1 else f"a list of {option.values}"
         raise Misread(f"'{name}' takes {wanted}, got {len(texts)}")
-    if "path" not in option.takes and option.takes != "log":
+    if not option.names_a_file:
         return texts
     placed = []
     for text in texts:
@@ -187,7 +196,7 @@ def _texts(name: str, option: Option, value: Value, place: Callable[[str], str |
 
 def _split(text: str, option: Option) -> tuple[str, str]:
     """('image_1=', 'a.png') of a named path."""
-    if option.takes in ("path", "log"):
+    if option.is_bare:
         return "", text
     name, equals, path = text.partition("=")
     if not equals or (option.takes == "path, a name or not" and "/" in name):

@@ -65,20 +65,20 @@ class AvatarCase:
         samples = round(self.request.seconds * rate)
         return np.asarray(render_speech_audio([self.take], samples, rate)[0].numpy(), np.float32)
 
-    def truth(self) -> Iterator[Frames]:
-        """Chunks [f, H, W, 3]."""
-        for first in range(0, self.request.frames, AT_ONCE):
+    def truth(self, begin: int = 0) -> Iterator[Frames]:
+        """Chunks [f, H, W, 3], from frame `begin` on."""
+        for first in range(begin, self.request.frames, AT_ONCE):
             count = min(AT_ONCE, self.request.frames - first)
-            begin = float(first / self.request.fps)
-            yield to_frames(render_video([self.take], count, self.request.fps, self.size, begin))
+            time = float(first / self.request.fps)
+            yield to_frames(render_video([self.take], count, self.request.fps, self.size, time))
 
 
 def avatar_case(index: int, request: ClipRequest, seconds: int) -> AvatarCase:
     """Held-out head number `index`; request: size, rate and sampling."""
     take = sample_family(SEED ^ 0xA7A, index, "heldout").takes["face"]
     assert take.talker is not None
-    prompt = take_caption(take, "en", np.random.default_rng([SEED, index]))  # not what is said: half a minute of words
-    # is more than a text encoder reads
+    # without what is said: half a minute of words is more than a text encoder reads
+    prompt = take_caption(take, "en", np.random.default_rng([SEED, index]))
     expression = replace(take.talker.expression, speech=sample_speech(SEED, index, seconds), brow_rate=0.3)
     take = replace(take, talker=replace(take.talker, expression=expression))
     frames = round(seconds * request.fps)
@@ -197,17 +197,13 @@ def judge_avatar(case: AvatarCase, made: Iterator[Frames], rate: int) -> AvatarJ
     for chunk in meter.frames(made):
         last = [*last, *chunk][-second:]
     mean = np.stack(last).mean(0)
-    truth: list[Frames] = []
-    for chunk in case.truth():
-        truth = [*truth, *chunk][-second:]
-    error = float(np.square(mean - np.stack(truth).mean(0)).mean())
+    truth = np.concatenate(list(case.truth(max(0, case.request.frames - second))))
+    error = float(np.square(mean - truth.mean(0)).mean())
     lag, same = meter.lag(case.wave(rate), rate), nearest_head(case, mean)
     follows = lag is not None and lag.follows
     told = "" if lag is None else lag.line()
     verdict = Verdict(follows, same, told, "", 0.0, CHANCE)
-    line = sheet_line(
-        "avatar", case.request.prompt, [case.portrait()[None]], None, np.stack(last), np.stack(truth), verdict
-    )
+    line = sheet_line("avatar", case.request.prompt, [case.portrait()[None]], None, np.stack(last), truth, verdict)
     return AvatarJudged(case, lag, same, 10 * float(np.log10(255**2 / max(error, 1e-6))), line)
 
 

@@ -19,7 +19,6 @@ from sky4.encoders.tiling import SmallerTiles
 from sky4.errors import RequestError, Sky4Failure
 from sky4.model import eight_bit
 from sky4.model.checkpoint import load_refiner, load_transformer
-from sky4.model.eight_bit import require_torchao
 from sky4.model.sharding import shard_refiner, shard_transformer, share_sequences
 from sky4.model.streaming import stream_refiner, stream_transformer
 from sky4.model.transformer import Branch, JointTransformer
@@ -73,7 +72,7 @@ class Components:
         if weights:
             saving = replace(saving, weights=weights)
         if saving.weights:
-            require_torchao(saving.weights)
+            eight_bit.require_torchao(saving.weights)
         if backend != "auto":
             try:
                 head = torch.empty(0, folder.manifest.transformer.head_dim, dtype=precision, device=place)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
 import torch
 
 from sky4.distributed.meeting import local_number, several
 from sky4.errors import RequestError
+from sky4.model.eight_bit import KINDS as EIGHT_BIT
 from sky4.model.eight_bit import require_torchao
 from sky4.ops.backend import cpu_multiplies_bf16
+from sky4.pipeline.economy import Eight
 from sky4.pipeline.engine import SHORT
 
-Eight = Literal["", "int8", "fp8"]
-EIGHT_BIT: dict[str, Eight] = {"int8": "int8", "fp8": "fp8"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,7 +46,7 @@ def _own_gpu() -> int:
 def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, Eight]:
     """(the dtype that is computed in, "int8" or "fp8" where weights are kept in that), as `choose_dtype` where only
     that is asked for. RequestError for what is unknown, and without torchao for the narrow ones."""
-    narrow = EIGHT_BIT.get(wanted, "")
+    narrow = cast(Eight, wanted if wanted in EIGHT_BIT else "")
     if narrow:
         require_torchao(narrow)
     return choose_dtype("auto" if narrow else wanted, device), narrow

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+Eight = Literal["", "int8", "fp8"]  # the kinds of model/eight_bit.py, or none of them
+
 
 @dataclass(frozen=True)
 class Economy:
@@ -25,7 +27,7 @@ class Economy:
     stream: bool = False
     apart: bool = False
     chunk: int | None = None
-    weights: Literal["", "int8", "fp8"] = ""
+    weights: Eight = ""
 
     @property
     def words(self) -> str:

@@ -122,13 +122,15 @@ def _windows(
         one, kept = continued_on(MadeWindow(window, latents), kept, 0 if ends else overlap, components)
         if given.high is not None and latents[0] is not None:
             text = shared.texts["positive"]
-            own = given_frames(in_window(request, window), geometry, window.first)
+            inside = in_window(request, window)
+            enlarges = given.high.enlarged(components.folder)
+            own = given_frames(inside, geometry, window.first) if enlarges else None
             start = refining_start(latents[0], own, given.high, components)
             components.only("refiner")
             high = refined(start, keyframes, given.high, text, components, request.seed, window.index, say, state)
             components.only("video_codec", "audio_codec")
             one = replace(one, latents=(high, latents[1]), rate=given.high.refinement.rate)
-            if own is None and keyframes is None and given.high.held(components.folder):
+            if not inside.shows_given and keyframes is None and given.high.held(components.folder):
                 one = replace(one, low=latents[0])
         state.finish_window(one, kept)
         made.append(one)

@@ -154,9 +154,9 @@ def given_frames(request: ClipRequest, geometry: ClipGeometry, first: int) -> ND
     gives all of them; None where they are made."""
     if request.video is not None:
         return _video_frames(request.video, request, geometry, first)
-    if not request.gives_all or request.canvas is not None:
+    source = request.given_whole
+    if source is None or not request.shows_given:
         return None
-    source = next(s for s in request.sources if s.region is None and s.frames == request.frames)
     return hold_last(source_frames(source, request, geometry)[0], geometry.frames)
 
 

@@ -68,15 +68,10 @@ class _Given:
 def given_pictures(request: ClipRequest) -> Iterator[Picture] | None:
     """The own frames of the clip that a request refines, cut to the refined picture's proportions and no larger than
     it; None where what is refined is made."""
-    refinement = request.refinement
-    if refinement is None or request.canvas is not None:
-        return None
-    source: Source | None = None
+    refinement, source = request.refinement, request.given_whole
     if request.video is not None:
         source = Source(request.video, "--video", frames=request.frames)
-    elif request.gives_all:
-        source = next(s for s in request.sources if s.region is None and s.frames == request.frames)
-    if source is None:
+    if refinement is None or source is None or not request.shows_given:
         return None
     footage = footage_of(source, request.fps)
     width, height = refinement.width, refinement.height

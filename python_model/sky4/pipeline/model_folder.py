@@ -64,6 +64,11 @@ class RefinerEntry:
     residual: float = 0.7
     held: bool = False
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether it starts from pixels."""
+        return self.start == "pixels"
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -53,6 +53,10 @@ class HighGrid:
     def shape(self) -> tuple[int, int, int]:
         return self.geometry.latent_frames, self.geometry.latent_height, self.geometry.latent_width
 
+    def enlarged(self, model: ModelFolder) -> bool:
+        """Whether the refiner starts from enlarged pixels."""
+        return model.refiner(self.refinement.flag).enlarges
+
     def held(self, model: ModelFolder) -> bool:
         """Whether what is made of it is held to the clip before; not where more is known than that one shows."""
         return self.source is None and model.refiner(self.refinement.flag).held
@@ -126,7 +130,7 @@ def refining_start(low: Tensor, given: Frames | None, high: HighGrid, components
 
     given: the clip's own frames [F, h, w, 3], where they were not made: they need not be decoded.
     """
-    if components.folder.refiner(high.refinement.flag).start == "latents":
+    if not high.enlarged(components.folder):
         return low
     codec, geometry = components.video_codec, high.geometry
     pixels = torch.cat(list(codec.decode(low)), dim=2) if given is None else to_pixels(given).to(low.device)

@@ -239,8 +239,17 @@ class ClipRequest:
     @property
     def gives_all(self) -> bool:
         """Whether a source gives every pixel of every frame and no sound is made: what is left is to refine it."""
-        whole = any(source.region is None and source.frames == self.frames for source in self.sources)
-        return whole and not self.wants_audio and not self.driven
+        return self.given_whole is not None and not self.wants_audio and not self.driven
+
+    @property
+    def given_whole(self) -> Source | None:
+        """The source that gives every pixel of every frame, where one does."""
+        return next((one for one in self.sources if one.region is None and one.frames == self.frames), None)
+
+    @property
+    def shows_given(self) -> bool:
+        """Whether what is shown are given frames themselves, at most refined."""
+        return self.video is not None or (self.gives_all and self.canvas is None)
 
     @property
     def out_fps(self) -> Fraction:

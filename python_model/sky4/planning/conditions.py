@@ -87,11 +87,11 @@ def enlarging_stage(work: Work) -> Stage | None:
     None where it starts from the latents.
     """
     request, low, high = work.request, work.geometry, work.high
-    if high is None or work.sketch.folder.refiner().start == "latents":
+    if high is None or not work.sketch.folder.refiner().enlarges:
         return None
     cost = _encoding((high.latent_frames, high.height, high.width), work)
     held = 3 * high.frames * high.height * high.width * 4  # the pixels before they are spread in time
-    if request.video is None and not request.gives_all:
+    if not request.shows_given:
         cost = frames_cost(work, low).then(cost)
     shape = {"pixels": (1, 3, high.frames, high.height, high.width)}
     calls = work.windows * request.variations

@@ -134,12 +134,12 @@ def mean_square(
     the means.
     """
     square = (made.float() - target).square()
-    keeps = keep_mask is not None and bool(keep_mask.any())
-    if not keeps and weights is None:
+    kept = keep_mask if keep_mask is not None and bool(keep_mask.any()) else None
+    if kept is None and weights is None:
         return square.mean(), square.detach().flatten(1).mean(1)
     counted = torch.ones_like(square[:, :1]) if weights is None else weights.float()
-    if keep_mask is not None and keeps:
-        counted = counted * (1.0 - keep_mask)
+    if kept is not None:
+        counted = counted * (1.0 - kept)
     square = square * counted
     counts = counted.flatten(1).sum(1) * (square[0].numel() / counted[0].numel())  # [B] elements in the loss
     sums = square.flatten(1).sum(1)

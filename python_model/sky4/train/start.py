@@ -54,7 +54,7 @@ def _with_data_gates(weights: dict[str, Tensor], model: JointTransformer) -> dic
     if not fresh or fresh.keys() <= weights.keys():
         return weights
     heads = {name: value for name, value in model.state_dict().items() if name.split(".")[1] == "head"}
-    return {name: value for name, value in weights.items() if ".input_skip." not in name} | fresh | heads
+    return weights | fresh | heads
 
 
 def load_encode(settings: JointSettings, device: torch.device) -> Encode:

@@ -122,20 +122,22 @@ class VideoCodecProblem:
 
     def pixels(self, seed: int, first: int, batch: int) -> Tensor:
         """Renders [B, 3, F, size, size] of the samples first .. first + batch - 1."""
+        return self._drawn(*self.takes(seed, first, batch))
+
+    def _drawn(self, takes: list[Scene | Take], starts: list[float]) -> Tensor:
         config = self.config
-        takes, starts = self.takes(seed, first, batch)
         return render_video(takes, config.frames, config.fps, config.size, starts, self.device)
 
-    def weights(self, seed: int, first: int, batch: int) -> Tensor | None:
-        """How much each pixel's error counts, [B, 1, F, size, size]; None where all count alike.
+    def weights(self, takes: list[Scene | Take], starts: list[float]) -> Tensor | None:
+        """How much each pixel's error counts in these samples, [B, 1, F, size, size]; None where all count alike.
 
         Where an effect bends the picture its things are not sought, and all its pixels count alike.
         """
         config = self.config
         if not config.things_weight:
             return None
-        covered = torch.zeros(batch, config.frames, config.size, config.size, device=self.device)
-        for shown, start, out in zip(*self.takes(seed, first, batch), covered, strict=True):
+        covered = torch.zeros(len(takes), config.frames, config.size, config.size, device=self.device)
+        for shown, start, out in zip(takes, starts, covered, strict=True):
             take = Take.of(shown) if isinstance(shown, Scene) else shown
             if take.effect == "none":
                 time = start + torch.arange(config.frames, device=self.device) / config.fps
@@ -146,7 +148,8 @@ class VideoCodecProblem:
         return 1 + config.things_weight * near[:, None]
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
-        pixels, weights = self.pixels(seed, first, batch), self.weights(seed, first, batch)
+        takes, starts = self.takes(seed, first, batch)
+        pixels, weights = self._drawn(takes, starts), self.weights(takes, starts)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_encoder):
                 mean, logvar = encode_moments(self.codec, pixels)
