@@ -33,7 +33,7 @@ from sky4.world.render import render_video
 from sky4.world.shot_truth import SEED
 from sky4.world.sound import render_speech_audio
 from sky4.world.speech import sample_speech
-from sky4.world.take import Take
+from sky4.world.take import Take, talking
 from sky4.world.vocabulary import HAIRS, HEAD_COLOURS
 
 Frames = NDArray[np.uint8]
@@ -76,11 +76,9 @@ class AvatarCase:
 def avatar_case(index: int, request: ClipRequest, seconds: int) -> AvatarCase:
     """Held-out head number `index`; request: size, rate and sampling."""
     take = sample_family(SEED ^ 0xA7A, index, "heldout").takes["face"]
-    assert take.talker is not None
     # without what is said: half a minute of words is more than a text encoder reads
     prompt = take_caption(take, "en", np.random.default_rng([SEED, index]))
-    expression = replace(take.talker.expression, speech=sample_speech(SEED, index, seconds), brow_rate=0.3)
-    take = replace(take, talker=replace(take.talker, expression=expression))
+    take = talking(take, sample_speech(SEED, index, seconds))
     frames = round(seconds * request.fps)
     return AvatarCase(index, take, replace(request, prompt=prompt, frames=frames, outputs="both"))
 

@@ -208,6 +208,7 @@ def _given(
             guided=request.video is None and not inside.gives_all and components.folder.manifest.transformer.guide,
             film=film,
             end=None if anchor is None else anchor[:, :, -1:],
+            switch=_switch(window, geometry),
         )
         high = high_grid(inside, geometry, components)
     if request.video is not None:
@@ -219,6 +220,10 @@ def _given(
         voices = voices_of(request, geometry, components.audio_codec, window.first)
     say("conditions", 1, 1)
     return _Given(condition, video, audio, high, voices)
+
+
+def _switch(window: Window, geometry: ClipGeometry) -> ShotSwitch | None:
+    return None if window.switch is None else ShotSwitch.at(geometry, window.switch)
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:
@@ -267,7 +272,7 @@ def _sampled(
         held=held,
         start=float(window.time),
         keyframes=plan,
-        switch=None if window.switch is None else ShotSwitch.at(geometry, window.switch),
+        switch=_switch(window, geometry),
         voices=given.voices,
     )
     video = video_noise if given.video is None else given.video

@@ -51,10 +51,11 @@ def video_condition(
     guided: bool = False,
     film: Tensor | None = None,
     end: Tensor | None = None,
+    switch: ShotSwitch | None = None,
 ) -> VideoCondition:
     """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to.
 
-    end: latents [1, C, t, h, w] that the clip ends on.
+    end: latents [1, C, t, h, w] that the clip ends on. switch: where another shot begins.
 
     guided: whether the model starts from what is known of the clip: of its sources, or else of `film` [1, C, T, h, w].
     """
@@ -73,7 +74,8 @@ def video_condition(
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
         filled[:, :, cells] = encoded
     if guided:
-        return guided_by(latents, keep, black, filled if bool(keep.any()) else film)
+        begins = None if switch is None else switch.frame
+        return guided_by(latents, keep, black, filled if bool(keep.any()) else film, begins)
     return condition_on(latents, keep, black)
 
 

@@ -24,12 +24,13 @@ from sky4.diffusion.noise import batch_noise
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.train.family_batches import Content, family_content, family_prompt
+from sky4.train.head_batches import head_content, head_prompt
 from sky4.train.keyed import generator, permuted
 from sky4.train.keyframe_batches import HighFrames, high_frames
 from sky4.train.latent_cache import LatentPool, Pool
 from sky4.train.settings import CaptionSettings, JointSettings
 from sky4.train.story_batches import story_content, story_prompt
-from sky4.train.tasks import Task, TaskMix, keep_mask, window
+from sky4.train.tasks import GIVEN_SOUND_KINDS, Task, TaskMix, keep_mask, window
 from sky4.world.captions import caption
 from sky4.world.lexicon import VOCABULARY
 from sky4.world.scene import Scene, sample_scene
@@ -48,6 +49,7 @@ class Position:
     families: int = 0
     pairs: int = 0
     stories: int = 0
+    heads: int = 0
 
     def after(self, task: Task) -> Position:
         taken = {task.pool: getattr(self, task.pool) + task.batch}
@@ -118,6 +120,7 @@ class BatchSource:
             "families": data.families,
             "stories": data.stories,
             "pairs": data.pairs,
+            "heads": data.heads,
         }
         self._pools = {pool: LatentPool(folder, pool, n) for pool, n in limits.items() if pool in wanted.values()}
         manifests = [pool.manifest for pool in self._pools.values()]
@@ -162,6 +165,8 @@ class BatchSource:
         switch = None
         if task.pool == "stories":
             content, switch = story_content(pool, items, task, geometry)
+        elif task.pool == "heads":
+            content = head_content(pool, items, task, geometry, seed, position.batch)
         elif task.pool == "families":
             content = family_content(pool, items, task, geometry, seed, position.batch, numbers)
         else:
@@ -237,7 +242,7 @@ def _timesteps(settings: JointSettings, task: Task, numbers: range) -> tuple[Ten
     audio = torch.where(draws[:, 1] < time.separate, t[:, 1], video)
     if task.kind == "v2a":
         audio, video = t[:, 1], torch.ones_like(video)
-    if task.kind == "drive":
+    if task.kind in GIVEN_SOUND_KINDS:
         audio = torch.ones_like(audio)
     return video, audio
 
@@ -262,6 +267,8 @@ def _prompts(
             yield ""
         elif task.pool == "stories":
             yield story_prompt(pool, index, task, geometry, language, random)  # type: ignore[arg-type]
+        elif task.pool == "heads":
+            yield head_prompt(pool, index, language, random)  # type: ignore[arg-type]
         elif task.pool == "families":
             yield family_prompt(pool, index, task, language, random, settings.seed, position.batch)  # type: ignore[arg-type]
         else:

@@ -25,6 +25,7 @@ from sky4.conditioning.inpaint import keep_where
 from sky4.encoders.protocols import AudioCodec, VideoCodec
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
+from sky4.train.head_batches import encode_heads
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import Manifest, Pool, read_manifest, shard_path, write_black, write_shard
 from sky4.train.pairs import PairShape, encode_pairs
@@ -76,6 +77,7 @@ def fill_cache(
         ("families", data.families, data.family_shard),
         ("pairs", data.pairs, data.pair_shard),
         ("stories", data.stories, data.shard),
+        ("heads", data.heads, data.shard),
     )
     for pool, wanted, size in pools:
         for shard in range(part[0], -(-wanted // size), part[1]):
@@ -108,7 +110,10 @@ def _encoded(
         shape = PairShape(manifest.height, data.pair_frames, int(settings.clip.fps), data.pair_scale)
         arrays = encode_pairs(manifest.scene_seed, indices, shape, manifest.level, codecs[0], device)
         return manifest, arrays
-    manifest = replace(manifest, frames=data.family_frames, level=data.family_level)
+    manifest = replace(manifest, level=data.family_level)
+    if pool == "heads":
+        return manifest, encode_heads(indices, manifest, manifest.geometry(patch), codecs, device)
+    manifest = replace(manifest, frames=data.family_frames)
     if pool == "stories":
         return manifest, encode_stories(indices, manifest, manifest.geometry(patch), codecs, device)
     return manifest, encode_families(indices, manifest, manifest.geometry(patch), codecs, device)

@@ -54,6 +54,7 @@ class DataSettings:
     pair_scale: int = 2
     pair_shard: int = 32
     stories: int = 0  # of two shots, as long as the families' takes
+    heads: int = 0  # that talk, as long as the clips
 
 
 @dataclass(frozen=True)

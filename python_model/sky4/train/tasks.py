@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "take_backward": "the last k of a take that goes on are kept",
     "same": "a take of a family in context, to be made again as it is: how a model learns to read its references",
     "story": "two shots from one caption",
+    "talk": "a head's sound is given, and its portrait, its beginning or its beginning and end are kept",
     "transition": "the first of two shots is kept, the second is made a gap behind it in time",
     **{row.name: f"a family's '{row.target}': {row.title}" for row in TASK_ROWS},
 }
@@ -45,6 +46,7 @@ ONWARD_KINDS = ("take_extend", "take_backward")
 FAMILY_KINDS = ("take", *ONWARD_KINDS, "same", *ROWS)
 KEEPING_KINDS = ("extend", "backward", *ONWARD_KINDS)
 STORY_KINDS = ("story", "transition")
+GIVEN_SOUND_KINDS = ("drive", "talk")
 SHORT_KINDS = (*FAMILY_KINDS, *STORY_KINDS)  # whose clips are as long as families' takes
 
 
@@ -72,7 +74,7 @@ class Task:
             return "stories"
         if self.kind in FAMILY_KINDS:
             return "families"
-        own: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs"}
+        own: dict[str, Pool] = {"t2i": "images", "keyframes": "pairs", "talk": "heads"}
         return own.get(self.kind, "clips")
 
     @property
@@ -94,7 +96,7 @@ class Task:
 
     @property
     def trains_audio(self) -> bool:
-        return self.has_audio and self.kind != "drive"
+        return self.has_audio and self.kind not in GIVEN_SOUND_KINDS
 
 
 class TaskMix:

@@ -59,14 +59,18 @@ def render_story_audio(
     return waves
 
 
-def render_speech_audio(takes: Sequence[Take], samples: int, sample_rate: int = 44100) -> Tensor:
-    """Stereo waves [B, 2, samples] of what the takes' talkers say, from where they are; silence of those who do not."""
+def render_speech_audio(
+    takes: Sequence[Take], samples: int, sample_rate: int = 44100, start: Sequence[float] | float = 0.0
+) -> Tensor:
+    """Stereo waves [B, 2, samples] of what the takes' talkers say from the second `start` on, from where they are;
+    silence of those who say nothing."""
+    starts = [start] * len(takes) if isinstance(start, (int, float)) else list(start)
     waves = torch.zeros(len(takes), 2, samples)
-    for take, out in zip(takes, waves, strict=True):
+    for take, begin, out in zip(takes, starts, waves, strict=True):
         talker = take.talker
         if talker is not None and talker.expression.speech is not None:
             gains = torch.tensor(pan_gains(take.framing.seen_x(talker.x)))[:, None]
-            out.copy_(gains * talker.expression.speech.wave(samples, sample_rate))
+            out.copy_(gains * talker.expression.speech.wave(samples, sample_rate, begin))
     return waves
 
 

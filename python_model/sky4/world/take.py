@@ -18,6 +18,7 @@ from sky4.world.speech import Speech
 
 PAN_SPEED = 0.1  # unit widths a second
 ZOOM_SPEED = 0.16  # natural logarithm of the magnification, a second
+TALKING_BROWS = 0.3  # times a second that brows rise while somebody speaks
 EFFECT_SECONDS = 2.0  # in which an effect runs from nothing to all
 
 
@@ -139,3 +140,11 @@ class Take:
         """Of all things, in order of time, at their places in the scene."""
         events = [event for thing in self.things for event in thing.events(start, seconds)]
         return sorted(events, key=lambda event: event.time)
+
+
+def talking(take: Take, speech: Speech) -> Take:
+    """A take whose talker says something, and moves little else. ValueError where nobody is there to say it."""
+    if take.talker is None:
+        raise ValueError("a take without a talker says nothing")
+    expression = replace(take.talker.expression, speech=speech, brow_rate=TALKING_BROWS)
+    return replace(take, talker=replace(take.talker, expression=expression))
