@@ -178,6 +178,23 @@ def test_what_is_known_is_carried_from_the_nearest_frame_that_keeps_something() 
     assert torch.equal(condition.offset[2], torch.zeros(4, 5, 2, 3))
 
 
+@pytest.mark.parametrize("all_known", [False, True])
+def test_of_another_shot_nothing_is_known(all_known: bool) -> None:
+    source, black = randn(2, 4, 5, 2, 3, seed=1), randn(1, 4, 5, 2, 3, seed=2)
+    keep = torch.zeros(2, 1, 5, 2, 3)
+    keep[0, :, :2] = 1.0  # of the first shot
+    keep[1, :, 4] = 1.0  # of the second
+    condition = guided_by(source, keep, black, source if all_known else None, switch=3)
+    before, behind = condition.latents
+    assert torch.equal(before[:, :3], source[0, :, (0, 1, 1)])
+    assert torch.equal(before[:, 3:], black[0, :, 3:])
+    assert torch.equal(behind[:, :3], black[0, :, :3])
+    assert torch.equal(behind[:, 3:], source[1, :, (4, 4)])
+    assert condition.offset is not None
+    assert not condition.offset[0, :, 3:].any() and not condition.offset[1, :, :3].any()
+    assert torch.equal(condition.offset[0, :, :3], before[:, :3])
+
+
 def test_a_clip_that_starts_from_known_latents_is_made_as_a_difference_from_them() -> None:
     source, known, black = (randn(2, 4, 3, 2, 3, seed=seed) for seed in (1, 2, 3))
     keep = torch.zeros(2, 1, 3, 2, 3)

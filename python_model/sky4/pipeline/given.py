@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sky4.conditioning import (
     AudioReferences,
+    ShotSwitch,
     VideoCondition,
     VideoReferences,
     join_audio_references,
