@@ -38,8 +38,9 @@ Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
 
 SOUND_NAME = "audio.wav"
 BT709 = 1  # the number of BT.709 in ffmpeg's lists of primaries, transfer curves and matrices
+# mbtree: with AVX-512 x264's macroblock tree reads memory that nothing wrote, and the same frames give other files.
 ENCODERS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "17", "preset": "medium"},
+    "libx264": {"crf": "17", "preset": "medium", "mbtree": "0"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
 AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
