@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +19,7 @@ from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.pipeline.segments import plan, switch_of
+from sky4.pipeline.windows import MadeWindow
 
 GEOMETRY = ClipGeometry(width=64, height=64, frames=33, spatial_compression=16, patch=1)
 
@@ -91,3 +96,33 @@ def test_a_request_of_before_reads_as_one_without_a_transition() -> None:
     again = ClipRequest.from_dict(values).segments
     assert again is not None
     assert again.transition == "none"
+
+
+class Remembering:
+    """A causal codec: a frame shows the sum of all latents up to its own; one frame of the first latent, then four."""
+
+    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        total = latents.cumsum(2) / 100
+        yield total[:, :, :1].expand(1, 3, 1, 1, 1)
+        for frame in range(1, latents.shape[2]):
+            yield total[:, :, frame : frame + 1].expand(1, 3, 4, 1, 1)
+
+
+@pytest.mark.parametrize(("rate", "apart"), [(1, True), (2, False)])
+def test_another_shot_is_decoded_without_the_memory_of_the_one_before(rate: int, apart: bool) -> None:
+    window = plan(extension(40, 90, 33, 9), GEOMETRY)[0]
+    components: Any = SimpleNamespace(video_codec=Remembering(), folder=SimpleNamespace(temporal_compression=4))
+    latents = torch.ones(1, 1, 8 * rate + 1, 1, 1)
+
+    def frames(before: float) -> np.ndarray:
+        latents[:, :, : 2 * rate + 1] = before
+        made = MadeWindow(window, (latents, None), rate=rate)
+        return np.concatenate(list(made.frames(components, 0, 32 * rate + 1)))[:, 0, 0, 0]
+
+    some, others = frames(0.0), frames(20.0)
+    assert len(some) == 32 * rate + 1
+    assert (some[9 * rate :] == others[9 * rate :]).all() == apart
+    if apart:
+        levels = np.repeat(np.arange(2, 8), 4) / 100  # its first latent frame leads it
+        assert np.abs(some[9:] - (levels + 1) * 127.5).max() <= 0.5
+        assert (some[:9] != others[:9]).all()

@@ -98,8 +98,14 @@ def render_maker() -> Maker:
 
 
 def codec_maker(components: Components) -> Maker:
-    """The truth through the picture's codec."""
-    return lambda number, case: recoded_frames(case.truth(), components)[: case.request.frames]
+    """The truth through the picture's codec, each shot by itself, as made ones are decoded."""
+
+    def make(number: int, case: LongCase) -> Frames:
+        shots = np.split(case.truth(), [case.given])
+        behind = recoded_frames(np.concatenate((shots[1][:1], shots[1])), components)[1:]
+        return np.concatenate((recoded_frames(shots[0], components), behind))
+
+    return make
 
 
 def model_maker(components: Components, keep: Callable[[int, Clip], None] | None = None) -> Maker:

@@ -68,16 +68,36 @@ class MadeWindow:
 
     def frames(self, components: Components, begin: int, end: int) -> Iterator[Frames]:
         """Its own frames [begin, end) in chunks [f, H, W, 3], decoded as they are asked for and matched in colour."""
-        latents = self.latents[0]
-        assert latents is not None, "no picture was asked for"
         at = 0
-        for chunk in components.video_codec.decode(latents):
+        for chunk in self._chunks(components):
             first, at = at, at + chunk.shape[2]
             frames = to_frames(chunk[:, :, max(0, begin - first) : max(0, end - first)])
             if len(frames):
                 yield self.matched(frames, max(begin, first))
             if at >= end:
                 return
+
+    def _chunks(self, components: Components) -> Iterator[Tensor]:
+        """All its frames as decoded, in chunks [1, 3, f, H, W].
+
+        A causal codec blends another shot's first frames with the shot before (a cut was seen in 1 of 10, and is in 8
+        of 10 so): that shot is decoded by itself, behind its own first latent frame, whose picture is dropped. Not
+        where its first frame lies inside a latent one, as at twice the rate.
+        """
+        latents, codec = self.latents[0], components.video_codec
+        assert latents is not None, "no picture was asked for"
+        begins = 0 if self.window.switch is None else self.window.switch * self.rate
+        group, inside = divmod(begins - 1, components.folder.temporal_compression)
+        if begins == 0 or inside:
+            yield from codec.decode(latents)
+            return
+        yield from codec.decode(latents[:, :, : group + 1])
+        lead = latents[:, :, group + 1 : group + 2]
+        shot = codec.decode(torch.cat((lead, latents[:, :, group + 1 :]), dim=2))
+        first = next(shot)
+        if first.shape[2] > 1:
+            yield first[:, :, 1:]
+        yield from shot
 
     def matched(self, frames: Frames, first: int) -> Frames:
         """Decoded frames, the first of which is its own frame `first`, in the colours of what it continues."""
