@@ -38,9 +38,8 @@ Frames = Iterable[NDArray[np.uint8]]  # chunks [f, H, W, 3] in order
 
 SOUND_NAME = "audio.wav"
 BT709 = 1  # the number of BT.709 in ffmpeg's lists of primaries, transfer curves and matrices
-# mbtree: with AVX-512 x264's macroblock tree reads memory that nothing wrote, and the same frames give other files.
 ENCODERS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "17", "preset": "medium", "mbtree": "0"},
+    "libx264": {"crf": "17", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
 }
 AUDIO_FRAME = 1024  # samples of an AAC frame, the unit to which two streams can be equally long
@@ -182,13 +181,22 @@ def _add_video(
     height, width = chunk.shape[1:3]
     if width % 2 or height % 2:
         raise RequestError(f"{chosen.name} holds even sizes only, got {width}x{height}; use even sizes or a PNG folder")
-    stream = container.add_stream(chosen.video_codec, rate=fps, options=ENCODERS[chosen.video_codec])
+    stream = container.add_stream(chosen.video_codec, rate=fps, options=_encoder_options(chosen.video_codec))
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", 1 / fps
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = ColorRange.MPEG
     return stream
+
+
+def _encoder_options(codec: str) -> dict[str, str]:
+    """With AVX-512 x264's macroblock tree reads memory that nothing wrote, and the same frames give other files: there
+    it takes its AVX2 forms, with which they never do. Linux alone says what its processor can."""
+    processor = Path("/proc/cpuinfo")
+    if codec == "libx264" and processor.is_file() and " avx512f" in processor.read_text(errors="replace"):
+        return ENCODERS[codec] | {"x264-params": "asm=avx2"}
+    return ENCODERS[codec]
 
 
 def _video_frame(picture: NDArray[np.uint8], index: int, fps: Fraction, stream: VideoStream) -> VideoFrame:
