@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import (
     VideoCondition,
     concat_condition,
@@ -184,7 +185,7 @@ def test_of_another_shot_nothing_is_known(all_known: bool) -> None:
     keep = torch.zeros(2, 1, 5, 2, 3)
     keep[0, :, :2] = 1.0  # of the first shot
     keep[1, :, 4] = 1.0  # of the second
-    condition = guided_by(source, keep, black, source if all_known else None, switch=3)
+    condition = guided_by(source, keep, black, source if all_known else None, switch=ShotSwitch(3, 0))
     before, behind = condition.latents
     assert torch.equal(before[:, :3], source[0, :, (0, 1, 1)])
     assert torch.equal(before[:, 3:], black[0, :, 3:])

@@ -20,7 +20,7 @@ from sky4.world.render import render_video
 from sky4.world.sound import render_speech_audio
 from sky4.world.speech import sample_speech
 from sky4.world.take import talking
-from tests.train.nano import AUDIO_CHANNELS, CHANNELS, GRID, encode, make_model
+from tests.train.nano import AUDIO_CHANNELS, CHANNELS, GRID, PixelCodec, encode, make_model
 
 FRAMES, COUNT, T = 33, 8, 9
 MANIFEST = Manifest("heads", 0, COUNT, 1, 3, 32, 32, FRAMES, "16", 44100, 1024, 8, 4, "video", "audio")
@@ -78,13 +78,6 @@ def test_the_sound_is_given_and_the_picture_alone_is_learned(settings: JointSett
     assert bool(loss.total.isfinite())
     assert loss.audio is None
     assert loss.video is not None
-
-
-class PixelCodec:
-    """Keeps what it is given."""
-
-    def encode(self, value: torch.Tensor) -> torch.Tensor:
-        return value
 
 
 def test_the_cache_holds_a_head_and_what_it_says_from_one_moment_on() -> None:

@@ -20,7 +20,7 @@ from sky4.train.settings import JointSettings
 from sky4.train.story_batches import story_of_two
 from sky4.world.render import render_video
 from sky4.world.sound import render_story_audio
-from tests.train.nano import AUDIO_CHANNELS, CHANNELS, GRID, encode, make_model
+from tests.train.nano import AUDIO_CHANNELS, CHANNELS, GRID, PixelCodec, encode, make_model
 
 FRAMES, COUNT = 33, 8
 T = 9
@@ -98,13 +98,6 @@ def test_stories_are_cut_where_a_latent_frame_ends() -> None:
 def test_a_part_of_a_story_is_no_story(settings) -> None:
     with pytest.raises(ValueError, match=r"tasks.transition.frames must be 9, all that the stories have, got \[5\]"):
         BatchSource(settings("transition", frames=[5]))
-
-
-class PixelCodec:
-    """Keeps what it is given."""
-
-    def encode(self, value: torch.Tensor) -> torch.Tensor:
-        return value
 
 
 def test_the_cache_holds_what_is_drawn_and_heard() -> None:

@@ -75,8 +75,7 @@ def video_condition(
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
         filled[:, :, cells] = encoded
     if guided:
-        begins = None if switch is None else switch.frame
-        return guided_by(latents, keep, black, filled if bool(keep.any()) else film, begins)
+        return guided_by(latents, keep, black, filled if bool(keep.any()) else film, switch)
     return condition_on(latents, keep, black)
 
 

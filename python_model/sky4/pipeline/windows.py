@@ -80,9 +80,9 @@ class MadeWindow:
     def _chunks(self, components: Components) -> Iterator[Tensor]:
         """All its frames as decoded, in chunks [1, 3, f, H, W].
 
-        A causal codec blends another shot's first frames with the shot before (a cut was seen in 1 of 10, and is in 8
-        of 10 so): that shot is decoded by itself, behind its own first latent frame, whose picture is dropped. Not
-        where its first frame lies inside a latent one, as at twice the rate.
+        A causal codec blends another shot's first frames with the shot before, and no cut is seen: that shot is decoded
+        by itself, behind its own first latent frame, whose picture is dropped. Not where its first frame lies inside a
+        latent one, as at twice the rate.
         """
         latents, codec = self.latents[0], components.video_codec
         assert latents is not None, "no picture was asked for"

@@ -87,8 +87,7 @@ def condition_of(config: TransformerConfig, batch: LatentBatch, black: Tensor) -
     assert batch.keep_mask is not None
     fill = black[:, :, : batch.video.shape[2]]
     if config.guide:
-        switch = None if batch.switch is None else batch.switch.frame
-        return guided_by(batch.video, batch.keep_mask, fill, batch.guide, switch)
+        return guided_by(batch.video, batch.keep_mask, fill, batch.guide, batch.switch)
     return condition_on(batch.video, batch.keep_mask, fill)
 
 
