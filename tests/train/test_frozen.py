@@ -10,13 +10,15 @@ from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 from safetensors.torch import load_file
 
 from sky4.encoders.audio_vae import load_audio_codec
+from sky4.shots.kinds import CONTENTS
+from sky4.shots.words import read_switches
 from sky4.train.audio_codec import AudioCodecConfig, AudioCodecProblem, encode_moments
 from sky4.train.audio_codec import decode as decode_fast
 from sky4.train.audio_codec import export as export_audio
 from sky4.train.frozen import FitConfig, fit
 from sky4.train.frozen_runs import FrozenSettings, read_frozen_settings, train_frozen
 from sky4.train.lapped import mdct_basis
-from sky4.train.text_encoder import ROW_NAMES, TextEncoderConfig, TextEncoderProblem, write_instructions
+from sky4.train.text_encoder import ROW_NAMES, TextEncoderConfig, TextEncoderProblem, write_instructions, write_stories
 from sky4.train.text_encoder import export as export_text
 from sky4.train.video_codec import VideoCodecConfig, VideoCodecProblem
 from sky4.train.video_codec import export as export_video
@@ -223,6 +225,27 @@ def test_a_text_encoder_goes_on_from_another_one_and_reads_instructions(tmp_path
     assert 0 <= shown["rows_right"] <= 1
     fit(second, FitConfig(samples=32, batch=8, learning_rate=4e-3, warmup=8), tmp_path / "run", 1.0, lambda line: None)
     assert second.loss(1, 0, 8)[1]["drift"] > 1e-6
+
+
+def test_a_text_encoder_reads_stories_and_is_held_to_all_that_it_knew(tmp_path: Path) -> None:
+    small = TextEncoderConfig(vocabulary=400, tokenizer_captions=200, width=64, inner=64, layers=1, heads=1, bf16=False)
+    export_text(TextEncoderProblem(small), tmp_path / "base")
+    shares = {"base": str(tmp_path / "base"), "bf16": False, "families": 0.5, "stories": 0.5}
+    loss, shown = TextEncoderProblem(TextEncoderConfig(**shares)).loss(1, 0, 8)
+    assert torch.isfinite(loss)
+    assert 0 <= shown["transitions_right"] <= 1
+    assert "drift" not in shown  # of captions of level 1, of which there are none
+    assert "drift" in TextEncoderProblem(TextEncoderConfig(**shares, anchor_families=True)).loss(1, 0, 8)[1]
+    with pytest.raises(ValueError, match=r"together at most 1, got 0\.7 and 0\.5"):
+        TextEncoderConfig(families=0.7, stories=0.5)
+
+
+def test_stories_for_the_text_encoder_are_functions_of_their_number() -> None:
+    texts, kinds = write_stories(4, 0, 60)
+    assert (texts[40:], kinds[40:]) == write_stories(4, 40, 20)
+    assert set(kinds) == set(range(len(CONTENTS)))
+    for text, kind in zip(texts, kinds, strict=True):
+        assert read_switches(text) == (CONTENTS[kind],)
 
 
 def test_instructions_for_the_text_encoder_are_functions_of_their_number() -> None:

@@ -18,8 +18,8 @@ from tests.train.nano import ALL_TASKS, CHANNELS, encode, make_model
 Make = Callable[..., JointSettings]
 
 
-def batches(make_settings: Make, count: int = 12) -> tuple[BatchSource, list[LatentBatch]]:
-    source = BatchSource(make_settings(tasks={"keyframes": {**ALL_TASKS["keyframes"], "batch": 4}}))
+def batches(make_settings: Make, count: int = 12, **changes: float) -> tuple[BatchSource, list[LatentBatch]]:
+    source = BatchSource(make_settings(tasks={"keyframes": {**ALL_TASKS["keyframes"], "batch": 4, **changes}}))
     position, made = Position(), []
     for _ in range(count):
         made.append(source.make(position))
@@ -82,6 +82,26 @@ def test_they_are_in_the_loss(make_settings: Make) -> None:
     parts = 1 - batch.keep_mask.flatten(1)
     weights = parts.sum(1) / parts.sum()
     assert torch.allclose(total, alone + (without * weights).sum(), atol=1e-5)
+
+
+def test_of_a_given_clip_only_the_keyframes_are_made(make_settings: Make) -> None:
+    settings = make_settings()
+    _, made = batches(make_settings, whole=0.5)
+    assert {batch.task.whole for batch in made} == {True, False}
+    batch = next(batch for batch in made if batch.task.whole)
+    assert bool(batch.keep_mask.all())
+    assert not bool(batch.high.keep_mask(batch.keep_mask).any())
+    model, black = make_model(settings), torch.zeros(1, CHANNELS, 3, 4, 4)
+    text = encode(list(batch.prompts))
+    loss = flow_loss(model, model.config, batch, text, black)
+    out = model.video(video_input(model.config, batch, condition_of(model.config, batch, black), black), text)
+    wanted = velocity_target(batch.high.latents, batch.high.noise)
+    off = (keyframe_velocity(out, wanted.shape, model.config.patch) - wanted).square()
+    assert torch.allclose(loss.total, off.mean(), atol=1e-5)
+    assert torch.allclose(loss.video, off.flatten(1).mean(1), atol=1e-5)
+    part = batch.part(slice(1, 3))
+    assert part.high.alone
+    assert bool(flow_loss(model, model.config, part, encode(list(part.prompts)), black).total.isfinite())
 
 
 def test_a_part_of_a_batch_has_its_own(make_settings: Make) -> None:

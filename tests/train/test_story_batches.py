@@ -35,6 +35,7 @@ def settings(make_settings: Callable[..., JointSettings], tmp_path: Path) -> Cal
     arrays = {
         "video": random.standard_normal((COUNT, CHANNELS, T, GRID, GRID)).astype(np.float16),
         "audio": random.standard_normal((COUNT, GEOMETRY.audio_tokens, AUDIO_CHANNELS)).astype(np.float16),
+        "second": random.standard_normal((COUNT, CHANNELS, 4, GRID, GRID)).astype(np.float16),
     }
     write_shard(tmp_path, 0, MANIFEST, arrays)
     write_black(tmp_path, torch.zeros(1, CHANNELS, T, GRID, GRID))
@@ -61,6 +62,10 @@ def test_a_transition_keeps_the_first_shot_and_leaves_a_gap_behind_it(settings) 
     assert batch.keep_mask[0, 0, :, 0, 0].tolist() == [1] * 5 + [0] * 4
     assert batch.switch is not None
     assert batch.switch.frame == 5
+    stored = {name: np.load(Path(run.data.cache) / f"stories-00000.{name}.npy") for name in ("video", "second")}
+    whole = np.concatenate((stored["video"][:, :, :5], stored["second"]), axis=2)
+    assert batch.video is not None
+    assert all(any(np.array_equal(row, one) for one in whole) for row in batch.video.half().numpy())
     config = run.transformer_config()
     black = torch.zeros(1, CHANNELS, T, GRID, GRID)
     seen, heard = video_input(config, batch, condition_of(config, batch, black), black), audio_input(config, batch)
@@ -104,5 +109,7 @@ def test_the_cache_holds_what_is_drawn_and_heard() -> None:
     arrays = encode_stories(range(2, 4), MANIFEST, GEOMETRY, (PixelCodec(), PixelCodec()), torch.device("cpu"))  # type: ignore[arg-type]
     story = story_of_two(1, 3, GEOMETRY, 3)
     assert np.allclose(arrays["video"][1], render_video([story], FRAMES, 16, 32)[0].numpy(), atol=1e-3)
+    alone = render_video([story], FRAMES, 16, 32)[0].numpy()[:, 17:]
+    assert np.allclose(arrays["second"][1], alone, atol=1e-3)
     wave = render_story_audio([story], GEOMETRY.audio_samples)[0].numpy()
     assert np.allclose(arrays["audio"][1], wave, atol=1e-3)

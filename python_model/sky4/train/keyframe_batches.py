@@ -5,7 +5,7 @@ Legend: B batch, C latent channels, T latent frames, h w -> H W latent grid, K k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +25,23 @@ from sky4.train.tasks import Task
 
 @dataclass(frozen=True)
 class HighFrames:
-    """latents and noise [B, C, K, H, W]; frames: the latent frame of the clip that each of the K is."""
+    """latents and noise [B, C, K, H, W]; frames: the latent frame of the clip that each of the K is; alone: they are
+    made of a clip that is given."""
 
     latents: Tensor
     noise: Tensor
     frames: tuple[int, ...]
+    alone: bool = False
 
     def part(self, rows: slice) -> HighFrames:
-        return HighFrames(self.latents[rows], self.noise[rows], self.frames)
+        return replace(self, latents=self.latents[rows], noise=self.noise[rows])
 
     def to(self, device: torch.device) -> HighFrames:
-        return HighFrames(self.latents.to(device), self.noise.to(device), self.frames)
+        return replace(self, latents=self.latents.to(device), noise=self.noise.to(device))
 
     def keep_mask(self, low: Tensor) -> Tensor:
-        """[B, 1, K, H, W]: kept where the clip's own cells, keep mask [B, 1, T, h, w], are."""
-        mine = low[:, :, list(self.frames)]
+        """[B, 1, K, H, W]: kept where the clip's own cells, keep mask [B, 1, T, h, w], are, unless made alone."""
+        mine = low[:, :, list(self.frames)] * (not self.alone)
         size = mine.shape[2], *self.latents.shape[3:]
         return functional.interpolate(mine, size=size, mode="nearest")
 
@@ -64,4 +66,4 @@ def high_frames(
     high = pool.read("high", items)
     rate = (high.shape[2] - 1) // max(1, pool.shape("video")[1] - 1)
     latents = high[:, :, [frame * rate for frame in frames]]
-    return HighFrames(latents, batch_noise(latents.shape[1:], seed, "train keyframes", numbers), frames)
+    return HighFrames(latents, batch_noise(latents.shape[1:], seed, "train keyframes", numbers), frames, task.whole)

@@ -66,12 +66,15 @@ def flow_loss(
         made = video_velocity(video_out, video.reference_tokens, batch.video.shape, config.patch)
         data = condition.differing(batch.video)
         weights = None if unchanged_weight == 1 else torch.where(unchanged(data), unchanged_weight, 1.0)
-        mean, seen = mean_square(made, velocity_target(data, batch.video_noise), batch.keep_mask, weights)
-        total = total + video_weight * mean
+        if not task.whole:
+            mean, seen = mean_square(made, velocity_target(data, batch.video_noise), batch.keep_mask, weights)
+            total = total + video_weight * mean
         if batch.high is not None and batch.keep_mask is not None:
             wanted = velocity_target(batch.high.latents, batch.high.noise)
             made = keyframe_velocity(video_out, batch.high.latents.shape, config.patch)
-            total = total + video_weight * mean_square(made, wanted, batch.high.keep_mask(batch.keep_mask))[0]
+            mean, of_keyframes = mean_square(made, wanted, batch.high.keep_mask(batch.keep_mask))
+            total = total + video_weight * mean
+            seen = of_keyframes if seen is None else seen
     if task.trains_audio:
         assert audio is not None and batch.audio is not None and batch.audio_noise is not None
         made = audio_velocity(audio_out, audio.reference_tokens)

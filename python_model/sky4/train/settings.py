@@ -78,6 +78,7 @@ class TaskSettings:
     sound: float = 1.0  # share of batches of a row of the tasks' table, or of takes, that have their sound
     batch: int | None = None  # a size of its own in place of the token budget's
     keyframes: tuple[int, ...] = (1, 2)  # numbers of high-resolution frames beside the clip: keyframes
+    whole: float = 0.0  # share of batches of keyframes whose clip itself is given, as `sky4 refine` has it
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,12 @@ def story_of_two(seed: int, index: int, geometry: ClipGeometry, level: int, spli
 
 def story_switch(story: Story, geometry: ClipGeometry) -> ShotSwitch:
     """Where its second shot begins."""
-    return ShotSwitch.at(geometry, ceil(story.joins[0].begin * geometry.fps))
+    return ShotSwitch.at(geometry, cut_frame(story, geometry))
+
+
+def cut_frame(story: Story, geometry: ClipGeometry) -> int:
+    """The first pixel frame of its second shot."""
+    return ceil(story.joins[0].begin * geometry.fps)
 
 
 def encode_stories(
@@ -54,16 +59,20 @@ def encode_stories(
     codecs: tuple[VideoCodec, AudioCodec],
     device: torch.device,
 ) -> dict[str, npt.NDArray[np.float16]]:
-    """video [S, C, T, H, W], audio [S, A, C_a]."""
-    seen, heard = [], []
+    """video [S, C, T, H, W], audio [S, A, C_a], second [S, C, T', H, W]: the second shot encoded by itself, behind its
+    first frame, as what is made behind a cut is decoded."""
+    seen, heard, behind = [], [], []
     for at in range(0, len(indices), STORIES_AT_ONCE):
         some = indices[at : at + STORIES_AT_ONCE]
         stories = [story_of_two(manifest.scene_seed, index, geometry, manifest.level) for index in some]
         pixels = render_video(stories, geometry.frames, geometry.fps, geometry.height, device=device)
         seen.append(codecs[0].encode(pixels).cpu())
+        first = cut_frame(stories[0], geometry)
+        alone = torch.cat((pixels[:, :, first : first + 1], pixels[:, :, first:]), dim=2)
+        behind.append(codecs[0].encode(alone)[:, :, 1:].cpu())
         wave = render_story_audio(stories, geometry.audio_samples, geometry.sample_rate)
         heard.append(codecs[1].encode(wave.to(device)).cpu())
-    rows = {"video": seen, "audio": heard}
+    rows = {"video": seen, "audio": heard, "second": behind}
     return {name: torch.cat(parts).to(torch.float16).numpy() for name, parts in rows.items()}
 
 
@@ -77,6 +86,7 @@ def story_content(
     if task.kind != "transition":
         return Content(video, audio, keep_nothing(shape)), None
     switch = story_switch(_cached(pool, 0, geometry), geometry)
+    video = torch.cat((video[:, :, : switch.frame], pool.read("second", items)), dim=2)
     return Content(video, audio, keep_first(shape, switch.frame)), switch
 
 

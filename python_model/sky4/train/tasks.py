@@ -32,7 +32,8 @@ KINDS: dict[str, str] = {
     "reference": "an image of the object and a sound of the material are in-context references",
     "drive": "the sound is given (t_a = 1), the video is made",
     "v2a": "the video is given (t_v = 1), the sound is made",
-    "keyframes": "a silent clip and some of its frames at a higher resolution beside it: the video tower alone",
+    "keyframes": "some frames of a silent clip at a higher resolution, the clip made with them or given: the video "
+    "tower alone",
     "take": "a take of a family from its caption; a share keeps its first k frames, its last, its first or a region",
     "take_extend": "the first k of a take that goes on are kept",
     "take_backward": "the last k of a take that goes on are kept",
@@ -61,6 +62,7 @@ class Task:
     first: float = 0.0  # share of samples that also keep their first frame
     sound: bool = True  # whether a family's take has its sound
     keyframes: int = 0  # high-resolution frames beside the clip
+    whole: bool = False  # the clip itself is given, and only its keyframes are made
 
     @property
     def row(self) -> TaskRow | None:
@@ -183,7 +185,13 @@ def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float
     forms = [(Task(name, frames, 1, keep, task.first), 1 / len(keeps or (1,))) for keep in keeps or (1,)]
     if name == "keyframes":
         counts = tuple(count for count in task.keyframes if count <= frames) or (1,)
-        return [(replace(form, keyframes=count), share / len(counts)) for form, share in forms for count in counts]
+        forms = [
+            (replace(form, keyframes=count, whole=whole), share * given / len(counts))
+            for form, share in forms
+            for count in counts
+            for whole, given in ((True, task.whole), (False, 1 - task.whole))
+        ]
+        return [(form, share) for form, share in forms if share > 0]
     if name not in SHORT_KINDS:
         return forms
     silent = name in ROWS and ROWS[name].sound is None
@@ -199,6 +207,8 @@ def _forms(name: str, task: TaskSettings, frames: int) -> list[tuple[Task, float
 def keep_mask(task: Task, grid: tuple[int, int], seed: int, numbers: range) -> Tensor:
     """The keep mask [B, 1, T, H, W] of a batch: 1 = kept."""
     shape = (len(numbers), task.frames, *grid)
+    if task.whole:
+        return keep_first(shape, task.frames)
     if task.kind == "i2v":
         return keep_first(shape)
     if task.kind in ("extend", "take_extend"):

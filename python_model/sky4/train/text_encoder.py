@@ -2,8 +2,8 @@
 
 The loss is next-token prediction, which teaches the language, plus the classification of every stated fact from the
 last token, which puts the facts where the towers can read them. An encoder that goes on from another one (`base`) also
-reads instructions and captions of takes, and is held to its hidden states on the captions that it knew, so that towers
-trained on those still read them. B captions, L tokens.
+reads instructions and captions of takes, and then stories and their transitions, and is held to its hidden states on
+the texts that it knew, so that towers trained on those still read them. B captions, L tokens.
 """
 
 from dataclasses import dataclass, fields
@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from sky4.shots.kinds import CONTENTS
+from sky4.shots.words import switched
 from sky4.train.precision import multiplies_bfloat16
 from sky4.world.captions import KINDS, Facts, caption, parse
 from sky4.world.families import ROWS, TASK_ROWS, VIDEOS, sample_family
 from sky4.world.instructions import instruction, take_caption
 from sky4.world.lexicon import Language
 from sky4.world.scene import sample_scene
+from sky4.world.stories import sample_story
+from sky4.world.story_captions import story_caption
 from sky4.world.vocabulary import BACKGROUNDS, COLOURS, DRIFTS, MATERIALS, MOTIONS, SHAPES, SIZES, TEMPI
 
 SIGNS = (
@@ -61,7 +65,16 @@ class TextEncoderConfig:
     bf16: bool | None = None  # None: where the device multiplies it natively
     base: str | None = None  # the folder of an encoder to go on from; its tokenizer and shape replace the fields above
     families: float = 0.0  # share of texts that are instructions and captions of takes
-    anchor_weight: float = 1.0  # of the distance to the base's hidden states on the captions of level 1
+    stories: float = 0.0  # share that are two shots, or the second of them behind the words of its transition
+    anchor_weight: float = 1.0  # of the distance to the base's hidden states on what it knew
+    anchor_families: bool = False  # the base knew instructions and captions of takes too, beside those of level 1
+
+    def __post_init__(self) -> None:
+        if min(self.families, self.stories) < 0 or self.families + self.stories > 1:
+            raise ValueError(
+                f"network.families and network.stories are shares of the texts, together at most 1, "
+                f"got {self.families} and {self.stories}"
+            )
 
 
 def write_captions(seed: int, first: int, count: int) -> list[str]:
@@ -93,6 +106,22 @@ def write_instructions(seed: int, first: int, count: int) -> tuple[list[str], li
             texts.append(instruction(family, row, language, random))
             rows.append(row.name)
     return texts, rows
+
+
+def write_stories(seed: int, first: int, count: int) -> tuple[list[str], list[int]]:
+    """(texts, the number of the transition that each tells of): of two shots both, or the second alone."""
+    texts, kinds = [], []
+    for index in range(first, first + count):
+        random = np.random.Generator(np.random.Philox(key=[seed ^ 0x5707, index]))
+        story = sample_story(seed, index, shots=2)
+        language: Language = "en" if random.random() < 0.75 else "zh"
+        silent, kind = bool(random.random() < 0.5), story.joins[0].content
+        if random.random() < 0.3:
+            texts.append(story_caption(story, language, random, silent=silent))
+        else:
+            texts.append(switched(take_caption(story.takes[1], language, random, silent=silent), kind, random))
+        kinds.append(CONTENTS.index(kind))
+    return texts, kinds
 
 
 def train_tokenizer(config: TextEncoderConfig, seed: int) -> PreTrainedTokenizerFast:
@@ -170,6 +199,7 @@ class _WithHeads(nn.Module):
         self.language_model.model.visual.requires_grad_(False)  # no picture is shown in this training
         self.facts = nn.ModuleDict({name: nn.Linear(width, len(v) + 1) for name, v in FACT_VALUES.items()})
         self.row = nn.Linear(width, len(ROW_NAMES))
+        self.switch = nn.Linear(width, len(CONTENTS))
 
 
 def load(folder: str) -> tuple[PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration]:
@@ -203,11 +233,13 @@ class TextEncoderProblem:
         return self._module
 
     def loss(self, seed: int, first: int, batch: int) -> tuple[Tensor, dict[str, float]]:
-        asked = round(self.config.families * batch)
-        texts = write_captions(seed + 1, first, batch - asked)
-        known = len(texts)
+        config = self.config
+        asked, told = round(config.families * batch), round(config.stories * batch)
+        texts = write_captions(seed + 1, first, batch - asked - told)
         orders, rows = write_instructions(seed + 1, first, asked)
-        tokens: Any = self.tokenizer(texts + orders, padding=True, return_tensors="pt").to(self.device)
+        stories, kinds = write_stories(seed + 1, first, told)
+        known, read = len(texts), len(texts) + len(orders)
+        tokens: Any = self.tokenizer(texts + orders + stories, padding=True, return_tensors="pt").to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._bf16):
             labels = ids.masked_fill(mask == 0, -100)
@@ -215,17 +247,26 @@ class TextEncoderProblem:
                 input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True, use_cache=False
             )
             last = out.hidden_states[-1][torch.arange(len(ids)), mask.sum(1) - 1]  # [B, D]
-        fact_loss, right = self._facts(last[:known], texts)
-        loss = out.loss + self.config.fact_weight * fact_loss
-        shown = {"next_token": float(out.loss.detach()), "facts": float(fact_loss.detach()), "facts_right": right}
-        if orders:
-            truth = torch.tensor([ROW_NAMES.index(row) for row in rows], device=ids.device)
-            logits = self._module.row(last[known:]).float()
-            loss = loss + self.config.fact_weight * F.cross_entropy(logits, truth)
-            shown["rows_right"] = float((logits.argmax(-1) == truth).float().mean())
-        if self.anchor is not None:
-            drift = self._drift(out.hidden_states[-1][:known], ids[:known], mask[:known])
-            loss = loss + self.config.anchor_weight * drift
+        loss = out.loss
+        shown = {"next_token": float(out.loss.detach())}
+        if texts:
+            facts, shown["facts_right"] = self._facts(last[:known], texts)
+            loss = loss + config.fact_weight * facts
+            shown["facts"] = float(facts.detach())
+        told_of: tuple[tuple[str, nn.Linear, Tensor, list[int]], ...] = (
+            ("rows", self._module.row, last[known:read], [ROW_NAMES.index(row) for row in rows]),
+            ("transitions", self._module.switch, last[read:], kinds),
+        )
+        for name, head, ends, wanted in told_of:
+            if wanted:
+                truth = torch.tensor(wanted, device=ids.device)
+                logits = head(ends).float()
+                loss = loss + config.fact_weight * F.cross_entropy(logits, truth)
+                shown[f"{name}_right"] = float((logits.argmax(-1) == truth).float().mean())
+        held = read if config.anchor_families else known
+        if self.anchor is not None and held:
+            drift = self._drift(out.hidden_states[-1][:held], ids[:held], mask[:held])
+            loss = loss + config.anchor_weight * drift
             shown["drift"] = float(drift.detach())
         return loss, shown
 
