@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ from sky4cli.options import (
 )
 from sky4cli.pipe import Container, opened
 from sky4cli.planned import Engine, Planned
+from sky4cli.refining import latent_frames_of
 
 if TYPE_CHECKING:
     from sky4.media import Soundtrack
@@ -75,6 +77,14 @@ def refine(
         bool, typer.Option("--sound/--no-sound", help="Whether the clip's sound is carried over, byte for byte.")
     ] = True,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Refining steps.")] = None,
+    keyframes: Annotated[
+        str | None,
+        typer.Option(
+            "--keyframes",
+            metavar="N|S,S",
+            help="Have the base model make N frames, evenly spread, or those at these seconds, at the size first.",
+        ),
+    ] = None,
     seed: Seed = 0,
     model: Model = None,
     device: Device = "auto",
@@ -126,6 +136,8 @@ def refine(
         soundtrack=track,
         refinement=target,
     )
+    if keyframes is not None:
+        request = replace(request, refinement=replace(target, keyframes=latent_frames_of(keyframes, request, folder)))
     engine = Engine(folder.path, device, dtype, attention_backend, memory=parse_memory(memory), dry_run=dry_run)
     notes = (*file.notes, *notes, *more)
     provenance = provenance_of(no_metadata, sidecar, c2pa)

@@ -115,6 +115,20 @@ def test_keyframes_are_counted_or_placed(run: Run, text: str, frames: list[int])
     assert read_recipe(Path("out.mp4"))["request"]["refinement"]["keyframes"] == frames
 
 
+def test_a_given_clip_has_keyframes_made_of_it(run: Run):
+    for out, more in (("with.mp4", ("--keyframes", "0,0.25")), ("without.mp4", ())):
+        code, _, err = run("refine", "film.mp4", "--seconds", "0.5625", "--steps", "1", "-o", out, *more)
+        assert code == 0, err
+    recipes = [read_recipe(Path(out)) for out in ("with.mp4", "without.mp4")]
+    assert recipes[0]["request"]["refinement"]["keyframes"] == [0, 1]
+    assert recipes[0]["latents"] != recipes[1]["latents"]
+    sounds = [packets_of(Path(out)) for out in ("with.mp4", "without.mp4")]
+    assert sounds[0] and sounds[0] == sounds[1]
+    code, out, err = run("refine", "film.mp4", "--seconds", "0.5625", "--keyframes", "2", "--dry-run", "--json")
+    assert code == 0, err
+    assert "keyframes" in out
+
+
 MAKE = ("generate", "--prompt", "a circle", "--frames", "9", "-o", "out.mp4")
 
 
@@ -146,6 +160,8 @@ MAKE = ("generate", "--prompt", "a circle", "--frames", "9", "-o", "out.mp4")
         ((*MAKE, "--keyframes", "2"), "--keyframes 2 are made at the refined size; say it with --refine 2x"),
         ((*MAKE, "--refine", "2x", "--keyframes", "9"), "the clip has 3 latent frames; ask for 1 to 3"),
         ((*MAKE, "--refine", "2x", "--keyframes", "0,9"), "name earlier moments"),
+        (("refine", "film.mp4", "--keyframes", "99"), "--keyframes 99: the clip has "),
+        (("refine", "film.mp4", "--keyframes", "0,99"), "name earlier moments"),
         ((*MAKE, "--refine", "2x", "--only", "audio"), "--refine needs a picture, and the output is a sound alone"),
         (("generate", "--prompt", "x", "--only", "still", "-o", "a.png", "--refine", "2x@32"), "no frames to put more"),
         (
@@ -154,7 +170,7 @@ MAKE = ("generate", "--prompt", "a circle", "--frames", "9", "-o", "out.mp4")
         ),
         (
             ("generate", "--video", "film.mp4", "--prompt", "x", "--refine", "2x", "--keyframes", "2"),
-            "--keyframes are made with the picture, which is given; drop them",
+            "--keyframes: the picture is given as --video; make its sound first, then use `sky4 refine` on the result",
         ),
     ],
 )

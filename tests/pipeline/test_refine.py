@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sky4.pipeline.generate as generate
 from sky4.errors import RequestError
 from sky4.media import read_recipe, read_video, write_clip
 from sky4.media.masks import EditRegion, parse_box
@@ -126,6 +127,21 @@ def test_keyframes_are_made_beside_the_clip_and_stand_in_the_refined_one(refinin
     assert with_them.latents[0].shape == without.latents[0].shape
     assert not torch.allclose(with_them.latents[0], without.latents[0], atol=1e-3)
     assert with_them.checksums == generate_clip(request, refining).checksums
+
+
+def test_keyframes_of_a_given_clip_leave_the_clip_as_it_is(
+    refining: Components, film: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = (Source(film, "film", frames=9),)
+    started = []
+    real = generate.refining_start
+    monkeypatch.setattr(generate, "refining_start", lambda low, *rest: started.append(low) or real(low, *rest))
+    request = replace(SILENT, prompt="", sources=whole, refinement=TWICE)
+    keyed = replace(request, refinement=replace(TWICE, keyframes=(0, 2)))
+    clips = [generate_clip(one, refining) for one in (request, keyed)]
+    assert torch.equal(started[0], started[1])
+    assert not torch.allclose(clips[0].latents[0], clips[1].latents[0], atol=1e-3)
+    assert keyed.gives_all and not keyed.only_refines and request.only_refines
 
 
 def test_one_tile_and_several_agree_where_the_network_says_nothing(refining_model: Path):

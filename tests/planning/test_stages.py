@@ -127,6 +127,15 @@ def test_a_refined_clip_has_a_stage_of_tiles_and_larger_frames(refining_model: P
     assert stages["decode picture"].shapes["pixels"] == (1, 3, 17, 64, 64)
 
 
+def test_keyframes_of_a_given_clip_are_a_stage_of_the_base(refining_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    whole = (Source(tmp_path / "a.png", "a"),)
+    still = replace(PLAIN, outputs="still", frames=1, sources=whole, refinement=Refinement(64, 64, 2))
+    assert "base" not in planned(still, refining_model)[1]
+    keyed = replace(still, refinement=Refinement(64, 64, 2, keyframes=(0,)))
+    assert planned(keyed, refining_model)[1]["base"].tokens["keyframes"] == 4 * 4
+
+
 def test_a_refiner_that_starts_from_pixels_has_a_stage_that_enlarges_them(refining_model: Path, tmp_path: Path) -> None:
     from tests.conftest import starting_from_pixels
 

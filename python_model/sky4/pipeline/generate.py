@@ -177,7 +177,7 @@ class _Given:
 
     def leaves_nothing(self, request: ClipRequest) -> bool:
         """Whether every latent that is wanted is given, so that there is nothing to sample."""
-        if request.wants_audio:
+        if request.wants_audio or (self.high is not None and self.high.refinement.keyframes):
             return False
         return self.video is not None or (self.condition is not None and bool((self.condition.keep_mask > 0.5).all()))
 
@@ -205,7 +205,7 @@ def _given(
             geometry,
             components.video_codec,
             continued,
-            guided=request.video is None and not inside.gives_all and components.folder.manifest.transformer.guide,
+            guided=request.video is None and not inside.only_refines and components.folder.manifest.transformer.guide,
             film=film,
             end=None if anchor is None else anchor[:, :, -1:],
             switch=_switch(window, geometry),

@@ -205,8 +205,10 @@ class ClipRequest:
             _require(
                 refinement.rate == 1 or holds, f"{refinement.flag} at {float(self.fps * 2):g} frames a second: {why}"
             )
-        made = self.video is None and not self.gives_all
-        _require(made or not refinement.keyframes, "--keyframes are made with the picture, which is given; drop them")
+        _require(
+            self.video is None or not refinement.keyframes,
+            "--keyframes: the picture is given as --video; make its sound first, then use `sky4 refine` on the result",
+        )
 
     def _check_soundtrack(self, soundtrack: Soundtrack) -> None:
         if soundtrack.mix or (self.segments is not None and self.wants_audio):
@@ -240,6 +242,11 @@ class ClipRequest:
     def gives_all(self) -> bool:
         """Whether a source gives every pixel of every frame and no sound is made: what is left is to refine it."""
         return self.given_whole is not None and not self.wants_audio and not self.driven
+
+    @property
+    def only_refines(self) -> bool:
+        """Whether the base model has nothing to make, not even keyframes of a given clip."""
+        return self.gives_all and (self.refinement is None or not self.refinement.keyframes)
 
     @property
     def given_whole(self) -> Source | None:

@@ -87,7 +87,7 @@ def warnings(request: ClipRequest, model: ModelFolder, geometry: ClipGeometry) -
     if given > trained:
         said.append(f"{given} references are given and the model was trained with up to {trained}; it may mix them")
     frames = min(request.frames, geometry.frames)
-    if frames > model.defaults.frames and not request.gives_all:
+    if frames > model.defaults.frames and not request.only_refines:
         said.append(
             f"{frames} frames are made at once and the model was trained on up to {model.defaults.frames}; "
             "what comes later may be worse"

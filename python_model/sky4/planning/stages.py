@@ -64,7 +64,8 @@ def _own_share(stage: Stage, processes: int) -> Stage:
 def leaves_nothing(request: ClipRequest) -> bool:
     """Whether every latent that is wanted is given, so that nothing is sampled, as where a clip is only refined."""
     whole = (s for s in request.sources if s.region is None and s.frames == request.frames)
-    return not request.wants_audio and (request.video is not None or any(whole))
+    keyed = request.refinement is not None and bool(request.refinement.keyframes)
+    return not request.wants_audio and not keyed and (request.video is not None or any(whole))
 
 
 def text_stage(request: ClipRequest, sketch: ModelSketch, networks: Networks, dtype: torch.dtype) -> Stage:
