@@ -21,7 +21,8 @@ def test_the_refiner_is_measured(refining_model: Path, tmp_path: Path, monkeypat
     shown = capsys.readouterr().out
     for words in ("latents interpolated", "sparse against dense", "error across tile borders", "the codec alone"):
         assert words in shown
-    assert "own pixels given, refined" in shown and "gain of two keyframes" in shown
+    assert "own pixels given, refined" in shown and "gain of two true keyframes" in shown
+    assert "gain of two made keyframes" in shown and "by the same work" in shown
     results = json.loads(Path("run/results.json").read_text("utf-8"))
     assert len(results["cases"]) == 2 and results["cases"][0]["refined"] != results["cases"][1]["refined"]
     assert Image.open("run/contact_sheet.png").size == (4 * 4 * 64, 2 * 64)

@@ -3,9 +3,10 @@
 PSNR of the decoded clip against the large render: of the latents plainly interpolated, of the small clip decoded and
 then enlarged, refined with sparse and with dense attention, and of the large render through the codec, which no refiner
 passes that makes the clip anew. As `sky4 refine` has it, the small clip's own pixels are given: enlarged, and refined
-and held to them (pipeline/grounding.py). Keyframes: refined with the large render's latents given for two of the
-frames, told of all frames and of those that no keyframe holds. Seams: how much the error changes across the cells'
-borders that are tiles' borders too, against the others.
+and held to them (pipeline/grounding.py); and the same with two keyframes that the base model makes, against without
+them, plainly and with as many more steps as the keyframes take work. True keyframes: refined with the large render's
+latents given for two of the frames, told of all frames and of those that no keyframe holds. Seams: how much the error
+changes across the cells' borders that are tiles' borders too, against the others.
 
 Each case is kept in the folder as it comes, so that a measurement that was ended goes on there.
 
@@ -14,6 +15,7 @@ Legend: C latent channels, T -> T2 latent frames, F -> F2 pixel frames.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,13 +33,15 @@ from sky4.conditioning.tiles import Box, spans
 from sky4.evaluation.kept_cases import CaseFolder
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
+from sky4.media.lossless import write_lossless
 from sky4.pipeline.components import Components
+from sky4.pipeline.generate import generate_clip
 from sky4.pipeline.given import to_pixels
 from sky4.pipeline.grounding import grounded
 from sky4.pipeline.model_folder import RefinerEntry
 from sky4.pipeline.refine import HighGrid, attention_work, refined, refining_start
 from sky4.pipeline.refinement import Refinement
-from sky4.pipeline.request import ClipRequest
+from sky4.pipeline.request import ClipRequest, Source
 from sky4.pipeline.states import NoStates
 from sky4.pipeline.windows import Frames, to_frames
 from sky4.train.pairs import PairShape, pair_scene, render_pairs
@@ -54,9 +58,10 @@ class RefinerCase:
     """PSNR in dB of one scene's clips, and of its tiles the change of the error across borders, in 0..255.
 
     start: of what the refiner starts from, decoded as it is. held: to the small clip as it is decoded. given_...: where
-    the small clip's own pixels are given. keyed, between: with keyframes given, on all frames and on those that none of
-    them holds; plain_between: without them, on these. whole_border, whole_inside: at the same places of the clip that
-    was refined in one tile, as what moves in the middle errs there with tiles and without.
+    the small clip's own pixels are given. given_keyed: with keyframes that the base model makes of them; given_longer:
+    without, with as many steps as take the same work. keyed, between: with true keyframes given, on all frames and on
+    those that none of them holds; plain_between: without them, on these. whole_border, whole_inside: at the same places
+    of the clip that was refined in one tile, as what moves in the middle errs there with tiles and without.
     """
 
     scene: int
@@ -74,6 +79,8 @@ class RefinerCase:
     whole_inside: float
     given_enlarged: float
     given_refined: float
+    given_keyed: float
+    given_longer: float
     keyed: float
     between: float
     plain_between: float
@@ -93,6 +100,7 @@ class RefinerEvaluation:
         """(measure, mean over the cases, unit)."""
         mean = {name: float(np.mean([getattr(case, name) for case in self.cases])) for name in _MEASURED}
         keyed = [case.keyed - case.refined for case in self.cases]
+        made = [case.given_keyed - case.given_refined for case in self.cases]
         return [
             ("latents interpolated", mean["interpolated"], "dB"),
             ("decoded, then enlarged", mean["enlarged"], "dB"),
@@ -107,9 +115,14 @@ class RefinerEvaluation:
             ("gain over decoding and enlarging", mean["refined"] - mean["enlarged"], "dB"),
             ("own pixels given, enlarged", mean["given_enlarged"], "dB"),
             ("own pixels given, refined", mean["given_refined"], "dB"),
-            ("gain of two keyframes", float(np.mean(keyed)), "dB"),
+            ("    with two keyframes made of them", mean["given_keyed"], "dB"),
+            ("    without, by the same work", mean["given_longer"], "dB"),
+            ("gain of two made keyframes", float(np.mean(made)), "dB"),
+            ("    its standard deviation", float(np.std(made)), "dB"),
+            ("    by the same work", mean["given_keyed"] - mean["given_longer"], "dB"),
+            ("gain of two true keyframes", float(np.mean(keyed)), "dB"),
             ("    its standard deviation", float(np.std(keyed)), "dB"),
-            ("gain of two keyframes between them", mean["between"] - mean["plain_between"], "dB"),
+            ("gain of two true keyframes between them", mean["between"] - mean["plain_between"], "dB"),
             ("error across tile borders, to others", mean["border"] / max(mean["inside"], 1e-9), ""),
             ("    in one tile, at the same places", mean["whole_border"] / max(mean["whole_inside"], 1e-9), ""),
             ("attention work, to dense", self.work, "share"),
@@ -152,7 +165,9 @@ def evaluate_refiner(
         there = kept.read(index)
         if there is None:
             with torch.inference_mode():
-                case, picture = _case(index, shape, high, entry, components, request.seed)
+                case, picture = _case(
+                    index, shape, high, entry, components, replace(request, seed=request.seed + index)
+                )
             kept.write(index, asdict(case), picture)
         else:
             case, picture = RefinerCase(**there[0]), there[1]
@@ -164,13 +179,14 @@ def evaluate_refiner(
 
 
 def _case(
-    index: int, shape: PairShape, high: HighGrid, entry: RefinerEntry, components: Components, seed: int
+    index: int, shape: PairShape, high: HighGrid, entry: RefinerEntry, components: Components, request: ClipRequest
 ) -> tuple[RefinerCase, np.ndarray]:
     codec, device = components.video_codec, components.device
     small, large = render_pairs(SEED, range(index, index + 1), shape, 1, device, "heldout")
     low, truth = codec.encode(small), codec.encode(large)
     scene, _ = pair_scene(SEED, index, 1, "heldout")
-    text = components.text_encoder.encode([caption(scene, "short", "en", np.random.default_rng(index), silent=True)])
+    prompt = caption(scene, "short", "en", np.random.default_rng(index), silent=True)
+    text = components.text_encoder.encode([prompt])
     interpolated = _decoded(refiner_condition(low, torch.zeros_like(truth))[1].latents, components)
     size = large.shape[2], large.shape[3], large.shape[4]
     decoded = _decoded(low, components)
@@ -179,7 +195,7 @@ def _case(
 
     def run(start: Tensor, keyframes: KeyframeLatents | None = None, **changes: Any) -> Tensor:
         used = replace(entry, **changes)
-        return _decoded(_refined(start, keyframes, high, text, components, used, seed + index), components)
+        return _decoded(_refined(start, keyframes, high, text, components, used, request.seed), components)
 
     whole = tuple(high.shape)
     refined_clip = run(start, tile=whole)
@@ -187,7 +203,11 @@ def _case(
     tiled = run(start, tile=tile, overlap=overlap)
     border, inside = seam_energy(tiled - large, high.shape, tile, overlap, high.geometry)
     at_same = seam_energy(refined_clip - large, high.shape, tile, overlap, high.geometry)
-    frames = (0, truth.shape[2] // 2)
+    asked = replace(request, prompt=prompt, outputs="video")
+    made_of = replace(high.refinement, keyframes=(0, low.shape[2] // 2))
+    more = worth_of_keyframes(asked, made_of, high, components)
+    longer = replace(high.refinement, steps=high.refinement.steps + more)
+    frames = tuple(shape.rate * frame for frame in made_of.keyframes)
     keyed = run(start, KeyframeLatents(truth[:, :, list(frames)], frames), tile=whole)
     others = _frames_between(size[0], frames, high.geometry.temporal_compression)
     given = to_frames(small)
@@ -208,11 +228,36 @@ def _case(
         whole_inside=at_same[1],
         given_enlarged=psnr(enlarged(to_pixels(given), *size), large),
         given_refined=psnr(_grounded(held, given, shape.rate), large),
+        given_keyed=psnr(_as_users(given, replace(asked, refinement=made_of), components, size[0]), large),
+        given_longer=psnr(_as_users(given, replace(asked, refinement=longer), components, size[0]), large),
         keyed=psnr(keyed, large),
         between=psnr(keyed[:, :, others], large[:, :, others]),
         plain_between=psnr(refined_clip[:, :, others], large[:, :, others]),
     )
     return case, _line(simply, interpolated, refined_clip, large)
+
+
+def worth_of_keyframes(request: ClipRequest, keyed: Refinement, high: HighGrid, components: Components) -> int:
+    """How many steps of the refiner take the work in which the base model makes the keyframes, roughly: tokens times
+    parameters."""
+    small = components.folder.geometry(request.width, request.height, request.frames, request.fps)
+    tokens = small.video_tokens + len(keyed.keyframes) * high.geometry.video_tokens // high.geometry.latent_frames
+    passes = request.steps * (1 if request.guidance == 1 else 2)
+    base, refiner = (
+        sum(weight.numel() for weight in tower.parameters())
+        for tower in (components.transformer.video, components.refiner)
+    )
+    return round(tokens * base * passes / (high.geometry.video_tokens * refiner))
+
+
+def _as_users(given: Frames, request: ClipRequest, components: Components, frames: int) -> Tensor:
+    """Pixels [1, 3, F2, H, W] of what `sky4 refine` makes of the given frames [F, h, w, 3]."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mkv"
+        write_lossless(path, [given], None, fps=request.fps, sample_rate=components.folder.sample_rate)
+        whole = Source(path, str(path), frames=request.frames)
+        clip = generate_clip(replace(request, sources=(whole,)), components)
+        return to_pixels(np.concatenate(list(clip.frames()))[:frames])
 
 
 def _grounded(made: Tensor, given: Frames, rate: int) -> Tensor:
