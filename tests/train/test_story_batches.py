@@ -89,7 +89,16 @@ def test_a_story_is_made_whole_from_one_caption(settings) -> None:
     assert batch.audio is None
     assert batch.keep_mask is not None
     assert not batch.keep_mask.any()
-    assert all("[Shot 2]" in prompt and "<sfx>" not in prompt for prompt in batch.prompts)
+    assert all("[Shot 2]" in prompt for prompt in batch.prompts)
+
+
+def test_a_silent_transition_is_asked_for_with_and_without_words_for_its_sound(settings) -> None:
+    source, position, prompts = BatchSource(settings("transition", sound=0.0)), Position(), []
+    for _ in range(12):
+        batch = source.make(position)
+        position = position.after(batch.task)
+        prompts += batch.prompts
+    assert 0.2 < np.mean(["<sfx>" in prompt for prompt in prompts]) < 0.8
 
 
 def test_stories_are_cut_where_a_latent_frame_ends() -> None:

@@ -93,9 +93,12 @@ def story_content(
 def story_prompt(
     pool: LatentPool, index: int, task: Task, geometry: ClipGeometry, language: Language, random: np.random.Generator
 ) -> str:
-    """A caption of the whole story, or of its second shot with the words of the transition in front."""
+    """A caption of the whole story, or of its second shot with the words of the transition in front.
+
+    Where no sound is made, half of them tell of it all the same, as a user's do who asks for the picture alone.
+    """
     story = _cached(pool, index, geometry)
-    silent = not task.has_audio
+    silent = not task.has_audio and bool(random.random() < 0.5)
     if task.kind == "transition":
         text = take_caption(story.takes[1], language, random, silent=silent)
         return switched(text, story.joins[0].content, random)
