@@ -14,7 +14,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sky4.distributed.ranks import ALONE, Ranks
 from sky4.train.precision import multiplies_bfloat16
+from sky4.train.ranks import each_its_rows
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic whose slope at zero is steepest
 ITERATIONS = 5
@@ -22,12 +24,22 @@ TINY = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; decoupled weight decay. All weights are matrices [M, N]."""
+    """Nesterov momentum, orthogonalised; decoupled weight decay. All weights are matrices [M, N].
+
+    Several processes with the same gradients share the iterations: they cost the same however small the batch is.
+    """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, *, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._ranks = ranks
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -44,7 +56,8 @@ class Muon(torch.optim.Optimizer):
                 alike[weight.shape].append((weight, weight.grad.lerp(momentum, group["momentum"])))
             for shape, pairs in alike.items():
                 rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-                made = orthogonalised(torch.stack([update for _, update in pairs]))
+                updates = torch.stack([update for _, update in pairs])
+                made = each_its_rows(self._ranks, updates, lambda some: orthogonalised(some).to(some))
                 for (weight, _), update in zip(pairs, made, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(weight), alpha=-rate)
 

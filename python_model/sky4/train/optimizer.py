@@ -15,6 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from sky4.distributed.ranks import ALONE, Ranks
 from sky4.errors import Sky4Failure
 from sky4.train.muon import Muon
 from sky4.train.settings import OptimizerSettings, ScheduleSettings
@@ -33,7 +34,7 @@ def is_hidden_matrix(name: str, weight: Tensor) -> bool:
 class Optimizers:
     """One or two torch optimizers behind one step, with their state by weight name."""
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, ranks: Ranks = ALONE) -> None:
         self._names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
         muon, decayed, plain = [], [], []
         for weight, name in self._names.items():
@@ -55,7 +56,13 @@ class Optimizers:
         ]
         if muon:
             self._parts.append(
-                Muon(muon, settings.muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+                Muon(
+                    muon,
+                    settings.muon_lr,
+                    momentum=settings.momentum,
+                    weight_decay=settings.weight_decay,
+                    ranks=ranks,
+                )
             )
         self._rates = [settings.lr, settings.muon_lr]
 

@@ -6,7 +6,7 @@ steps, so the run is the one that a single process makes with the same `batch.pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -25,6 +25,20 @@ def share_of(ranks: Ranks, parts: Sequence[PartT]) -> Sequence[PartT]:
             f"batch.parts is {len(parts)}, which {ranks.world} processes cannot share; make it a multiple of them"
         )
     return parts[ranks.rank :: ranks.world]
+
+
+def each_its_rows(ranks: Ranks, rows: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """`work` of rows [K, ...], which keeps their shape, each process having worked on its share of them alone."""
+    if ranks.world == 1:
+        return work(rows)
+    share = -(-len(rows) // ranks.world)
+    mine = rows.new_zeros(share, *rows.shape[1:])
+    own = rows[ranks.rank * share : (ranks.rank + 1) * share]
+    mine[: len(own)] = work(own) if len(own) else own
+    whole = rows.new_empty(ranks.world * share, *rows.shape[1:])
+    with lost():
+        dist.all_gather_into_tensor(whole, mine)
+    return whole[: len(rows)]
 
 
 def add_up(ranks: Ranks, tensors: Sequence[Tensor]) -> None:

@@ -67,11 +67,13 @@ NO_LIMITS = Limits()
 class TrainingState:
     """All that changes while training: weights, moving average, optimizer, counters."""
 
-    def __init__(self, settings: JointSettings, model: JointTransformer, counts: dict[str, int]) -> None:
+    def __init__(
+        self, settings: JointSettings, model: JointTransformer, counts: dict[str, int], ranks: Ranks = ALONE
+    ) -> None:
         self.settings = settings
         self.model = model
         self.ema = MovingAverage(model, settings.optimizer.ema)
-        self.optimizers = Optimizers(model, settings.optimizer)
+        self.optimizers = Optimizers(model, settings.optimizer, ranks)
         self.spikes = SpikeGuard.fresh(settings.optimizer.spike)
         self.position = Position()
         self.taken = 0  # optimizer steps, without the skipped ones
@@ -144,7 +146,7 @@ def train(
         raise ValueError(fault)
     run, device = settings.run, next(model.parameters()).device
     check_channels(model, source)
-    state = TrainingState(settings, model, source.counts)
+    state = TrainingState(settings, model, source.counts, ranks)
     folder = Path(run.folder) / "checkpoints"
     say = say if ranks.first else _quiet
     begin(state, folder, resume, say)
