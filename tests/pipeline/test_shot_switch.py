@@ -15,11 +15,15 @@ import torch
 
 from sky4.conditioning import ShotSwitch
 from sky4.conditioning.tokens import audio_positions, video_positions
+from sky4.encoders import load_video_codec
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
+from sky4.pipeline.model_folder import BUNDLED, ModelFolder
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.pipeline.segments import plan, switch_of
-from sky4.pipeline.windows import MadeWindow
+from sky4.pipeline.windows import MadeWindow, decoded_alone
+from sky4.train.story_batches import story_of_two
+from sky4.world.render import render_video
 
 GEOMETRY = ClipGeometry(width=64, height=64, frames=33, spatial_compression=16, patch=1)
 
@@ -99,20 +103,26 @@ def test_a_request_of_before_reads_as_one_without_a_transition() -> None:
 
 
 class Remembering:
-    """A causal codec: a frame shows the sum of all latents up to its own; one frame of the first latent, then four."""
+    """A causal codec: a still's latent is half of what it shows and makes one frame; each later one makes four, which
+    show a quarter of what was shown before."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape[2] == 1
+        return pixels[:, :1] * 100 / 2
 
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        total = latents.cumsum(2) / 100
-        yield total[:, :, :1].expand(1, 3, 1, 1, 1)
+        shown = 2 * latents[:, :, :1] / 100
+        yield shown.expand(1, 3, 1, 1, 1)
         for frame in range(1, latents.shape[2]):
-            yield total[:, :, frame : frame + 1].expand(1, 3, 4, 1, 1)
+            shown = 0.75 * latents[:, :, frame : frame + 1] / 100 + 0.25 * shown
+            yield shown.expand(1, 3, 4, 1, 1)
 
 
 @pytest.mark.parametrize(("rate", "apart"), [(1, True), (2, False)])
 def test_another_shot_is_decoded_without_the_memory_of_the_one_before(rate: int, apart: bool) -> None:
     window = plan(extension(40, 90, 33, 9), GEOMETRY)[0]
     components: Any = SimpleNamespace(video_codec=Remembering(), folder=SimpleNamespace(temporal_compression=4))
-    latents = torch.ones(1, 1, 8 * rate + 1, 1, 1)
+    latents = 50 * torch.ones(1, 1, 8 * rate + 1, 1, 1)
 
     def frames(before: float) -> np.ndarray:
         latents[:, :, : 2 * rate + 1] = before
@@ -123,6 +133,23 @@ def test_another_shot_is_decoded_without_the_memory_of_the_one_before(rate: int,
     assert len(some) == 32 * rate + 1
     assert (some[9 * rate :] == others[9 * rate :]).all() == apart
     if apart:
-        levels = np.repeat(np.arange(2, 8), 4) / 100  # its first latent frame leads it
-        assert np.abs(some[9:] - (levels + 1) * 127.5).max() <= 0.5
+        assert np.abs(some[9:] - 1.5 * 127.5).max() <= 1.5  # from its first frame on, which no still's latent leads
         assert (some[:9] != others[:9]).all()
+
+
+def test_a_shot_decoded_by_itself_begins_in_its_own_colours() -> None:
+    """The bundled codec: behind its own first latent, a shot's first frame is far off."""
+    codec = load_video_codec(str(ModelFolder.read(BUNDLED).path / "video_vae"), "cpu", torch.float32)
+    story = story_of_two(5, 0, GEOMETRY, 3)
+    shown = render_video([story], 33, 16, 64)[:, :, 17:]
+    held = codec.encode(torch.cat((shown[:, :, :1], shown), dim=2))
+    latents = held[:, :, 1:]
+
+    def error(made: torch.Tensor) -> float:
+        return float((made[:, :, 0] - shown[:, :, 0]).square().mean())
+
+    best, alone = (torch.cat(list(chunks), dim=2) for chunks in (codec.decode(held), decoded_alone(latents, codec)))
+    behind_itself = torch.cat(list(codec.decode(torch.cat((latents[:, :, :1], latents), dim=2))), dim=2)[:, :, 1:]
+    assert alone.shape == shown.shape
+    assert error(alone) < 0.75 * error(behind_itself)
+    assert error(alone) < 2.5 * error(best[:, :, 1:])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,8 +27,9 @@ from sky4.media.lossless import write_lossless
 from sky4.pipeline.clip import Clip
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
+from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
-from sky4.pipeline.windows import to_frames
+from sky4.pipeline.windows import decoded_alone, to_frames
 from sky4.shots.detector import Transition, detect
 from sky4.shots.kinds import CONTENTS, Content
 from sky4.shots.network import ShotNetwork
@@ -101,9 +103,11 @@ def codec_maker(components: Components) -> Maker:
     """The truth through the picture's codec, each shot by itself, as made ones are decoded."""
 
     def make(number: int, case: LongCase) -> Frames:
-        shots = np.split(case.truth(), [case.given])
-        behind = recoded_frames(np.concatenate((shots[1][:1], shots[1])), components)[1:]
-        return np.concatenate((recoded_frames(shots[0], components), behind))
+        shots, codec = np.split(case.truth(), [case.given]), components.video_codec
+        with torch.inference_mode():
+            held = to_pixels(np.concatenate((shots[1][:1], shots[1]))).to(components.device)
+            behind = [to_frames(chunk) for chunk in decoded_alone(codec.encode(held)[:, :, 1:], codec)]
+        return np.concatenate((recoded_frames(shots[0], components), *behind))
 
     return make
 
