@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,10 +14,14 @@ import torch
 from sky4.shots.kinds import CONTENTS, OPTICALS
 from sky4.shots.mixing import mixed
 from sky4.shots.words import read_switches, switched
+from sky4.world.families import sample_family
+from sky4.world.instructions import take_caption
+from sky4.world.lexicon import VOCABULARY
 from sky4.world.render import render_video
 from sky4.world.sound import render_story_audio
 from sky4.world.stories import STORY_SECONDS, Story, sample_story
 from sky4.world.story_captions import story_caption
+from sky4.world.take import Framing
 
 FPS, FRAMES = 16, 81
 
@@ -165,3 +170,42 @@ def test_mixing_leaves_both_pictures_as_they_were() -> None:
     assert b.min() == 1
     assert np.array_equal(mixed("cut", a, b, 0.0), a)
     assert np.array_equal(mixed("cut", a, b, 0.5), b)
+
+
+def test_a_caption_tells_of_the_frame_and_not_of_the_scene() -> None:
+    """Seen from behind, what goes left in the scene goes right: compared with where the picture's colour goes."""
+    told = 0
+    for index in range(60):
+        take = sample_story(3, index, shots=2, contents=("multi-angle", "shot-reverse-shot"), opticals=("cut",)).takes[
+            1
+        ]
+        if take.talker is not None or take.things[-1].motion not in ("left", "right") or not take.framing.mirrored:
+            continue
+        alone = replace(take, things=take.things[-1:], weather="clear", light="day", style="flat", camera="static")
+        still = replace(alone, things=())
+        times = [1.5, 2.5]
+        with_it, without = (render_video([one] * 2, 1, 1, 64, times)[:, :, 0] for one in (alone, still))
+        shown = (with_it - without).abs().sum(1)
+        middles = (shown.sum(1) * torch.arange(64)).sum(1) / shown.sum((1, 2))
+        text = take_caption(alone, "en", np.random.default_rng(index))
+        ways = {way: any(word in text for word in VOCABULARY["en"]["direction"][way]) for way in ("left", "right")}
+        assert ways == {"left": bool(middles[1] < middles[0]), "right": bool(middles[1] > middles[0])}, text
+        told += 1
+    assert told >= 5
+
+
+def test_a_close_up_tells_of_no_thing_that_it_does_not_show() -> None:
+    thing = sample_family(1, 0).newcomer
+    still = replace(thing, motion="static", x0=0.8, y0=0.2)
+    assert Framing(0.5, 0.6, 0.5).shows(still) is None
+    seen = Framing(0.5, 0.5, 1.0, mirrored=True).shows(still)
+    assert seen is not None
+    assert seen.x0 == pytest.approx(0.2)
+    assert Framing().shows(still) == still
+
+
+@pytest.mark.parametrize(("mirrored", "roll"), [(False, 0.0), (True, 0.0), (True, 0.3), (False, -0.2)])
+def test_where_a_point_is_seen_is_the_scene_turned_round(mirrored: bool, roll: float) -> None:
+    framing = Framing(0.4, 0.6, 0.7, mirrored, roll)
+    x, y = framing.scene(torch.tensor(0.3), torch.tensor(0.8))
+    assert framing.seen(float(x), float(y)) == pytest.approx((0.3, 0.8), abs=1e-6)

@@ -6,7 +6,7 @@ references lie in the context: pictures first, the video last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -256,8 +256,9 @@ def instruction(family: Family, row: TaskRow, language: Language, random: np.ran
 
 
 def take_caption(take: Take, language: Language, random: np.random.Generator, *, silent: bool = False) -> str:
-    """A caption of a whole take: who does what, before what, how it looks, and what is heard."""
+    """A caption of a whole take as its frame has it: who does what, before what, how it looks, and what is heard."""
     words = _Words(language, random)
+    take = replace(take, things=tuple(seen for thing in take.things if (seen := take.framing.shows(thing)) is not None))
     zh = language == "zh"
     parts = [_subjects(take, words)] if take.things else [] if take.talker else [words.behind(take.backdrop)]
     if take.talker is not None:

@@ -41,12 +41,32 @@ class Framing:
         cos, sin = math.cos(self.roll), math.sin(self.roll)
         return self.x + across * cos - along * sin, self.y + across * sin + along * cos
 
+    def seen(self, x: float, y: float) -> tuple[float, float]:
+        """Where in the frame the scene's point (x, y) is."""
+        cos, sin = math.cos(self.roll), math.sin(self.roll)
+        across, along = (x - self.x) * cos + (y - self.y) * sin, (y - self.y) * cos - (x - self.x) * sin
+        return 0.5 + across / (-self.width if self.mirrored else self.width), 0.5 + along / self.width
+
+    def shows(self, thing: Scene) -> Scene | None:
+        """A thing as the frame has it, to be told of: its side and its way left or right; None where it stands still
+        outside the frame."""
+        if self == WHOLE:
+            return thing
+        x, y = self.seen(thing.x0, thing.y0)
+        if thing.motion == "static" and not (0 < x < 1 and 0 < y < 1):
+            return None
+        if not self.mirrored:
+            return replace(thing, x0=x)
+        motion, drift = (_OTHER_WAY.get(way, way) for way in (thing.motion, thing.drift))
+        return replace(thing, x0=x, vx=-thing.vx, motion=motion, drift=drift)
+
     def seen_x(self, x: float) -> float:
         """Where in the frame a thing at x stands, the roll left aside: sets its stereo pan."""
         return 0.5 + (x - self.x) / (-self.width if self.mirrored else self.width)
 
 
 WHOLE = Framing()
+_OTHER_WAY = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
