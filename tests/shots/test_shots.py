@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sky4.errors import RequestError
 from sky4.media import read_video, write_clip
@@ -143,6 +144,21 @@ def test_pairs_tell_nearer_from_further() -> None:
     assert forward[4] > 0.85  # the second inside the first, twice as near
     assert back[5] > 0.85
     assert forward[4] == pytest.approx(back[5], abs=1e-5)
+
+
+def test_pairs_tell_the_same_from_behind_and_aslant() -> None:
+    whole = Image.fromarray(texture(6, 96))
+    turned, behind = whole.rotate(11), whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(11)
+    a, plain, mirrored = (
+        thumbnail(np.asarray(picture)[12:84, 12:84])[None].astype(np.float32) / 255
+        for picture in (whole, turned, behind)
+    )
+    other = thumbnail(texture(7, 96)[12:84, 12:84])[None].astype(np.float32) / 255
+    aslant, both = 12, 13  # among a pair's features
+    assert pair_features(a, plain)[aslant] > 0.8
+    assert pair_features(a, mirrored)[both] > 0.8
+    for shown, at in ((mirrored, aslant), (plain, both), (other, aslant), (other, both)):
+        assert pair_features(a, shown)[at] < 0.75
 
 
 def test_scores_count_each_transition_once() -> None:

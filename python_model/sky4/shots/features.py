@@ -19,6 +19,7 @@ STEPS = (4, 8, 14)  # thumbnails back that a picture is compared with
 REACH = max(*LAGS, *STEPS)  # thumbnails before and behind that a frame's features take in
 SHIFTS = 8  # pixels of a thumbnail that a push may move in one step
 ZOOMS = (1.3, 1.6, 2.0, 2.5)
+LEANS = (-16, -11, -6, 6, 11, 16)  # degrees that another angle of the same may be aslant
 RING = 3  # pixels of a thumbnail's border: the background, mostly
 
 Thumbnails = NDArray[np.float32]  # [T, S, S, 3] in 0..1
@@ -29,7 +30,7 @@ NEAR = 1, 2  # pixels of a thumbnail that a thing may move by itself, without a 
 BLOCK = 4  # pixels of the side of a part of the picture that may change alone
 
 FRAME_FEATURES = 6 + len(STEPS) + 2 * len(LAGS) + 5 + 2 * (3 + len(NEAR))
-PAIR_FEATURES = 2 * len(ZOOMS) + 16
+PAIR_FEATURES = 2 * len(ZOOMS) + 18
 
 
 def thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -99,6 +100,7 @@ def pair_features(before: Thumbnails, after: Thumbnails) -> Floats:
     for zoom in ZOOMS:  # one inside the other: nearer, further
         found += [_inside(b, a, zoom), _inside(a, b, zoom)]
     found += [_alike(a, b), _alike(a, b[:, ::-1]), _slid(a, b), _slid(a, b[:, ::-1])]
+    found += [max(_slid(a, _turned(seen, lean), RING) for lean in LEANS) for seen in (b, b[:, ::-1])]
     ring = np.ones((SIDE, SIDE), bool)
     ring[RING:-RING, RING:-RING] = False
     found += [_shared(first, second), _shared(first[ring], second[ring]), _shared(first[~ring], second[~ring])]
@@ -197,13 +199,19 @@ def _inside(small: NDArray[np.floating], large: NDArray[np.floating], zoom: floa
     return float(((windows @ template.reshape(size, size, 3).reshape(-1)) / scale).max())
 
 
-def _slid(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """The best correlation with the other moved sideways, over what both show."""
-    best = -1.0
+def _slid(a: NDArray[np.floating], b: NDArray[np.floating], border: int = 0) -> float:
+    """The best correlation with the other moved sideways, over what both show inside a border."""
+    best, rows = -1.0, slice(border, SIDE - border)
     for shift in range(-SIDE // 3, SIDE // 3 + 1, 2):
-        left, right = max(0, shift), SIDE + min(0, shift)
-        best = max(best, _alike(a[:, left:right], b[:, left - shift : right - shift]))
+        left, right = border + max(0, shift), SIDE - border + min(0, shift)
+        best = max(best, _alike(a[rows, left:right], b[rows, left - shift : right - shift]))
     return best
+
+
+def _turned(picture: NDArray[np.floating], degrees: float) -> NDArray[np.floating]:
+    """A thumbnail turned about its middle; what comes in from outside is black."""
+    image = Image.fromarray(np.rint(picture * 255).clip(0, 255).astype(np.uint8))
+    return np.asarray(image.rotate(degrees, Image.Resampling.BILINEAR), np.float32) / 255
 
 
 def _shared(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
