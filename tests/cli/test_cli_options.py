@@ -76,7 +76,7 @@ OPTIONS = {
     ],
     "refine": [
         *("video", "--prompt", "-o --out", "--format", "--size", "--fps", "--from", "--seconds", "--sound"),
-        *("--steps", "--seed"),
+        *("--steps", "--keyframes", "--seed"),
         *ENGINE,
         *PLANNING,
         *FOLLOWING,
