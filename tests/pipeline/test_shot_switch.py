@@ -16,12 +16,13 @@ import torch
 from sky4.conditioning import ShotSwitch
 from sky4.conditioning.tokens import audio_positions, video_positions
 from sky4.encoders import load_video_codec
+from sky4.encoders.another_shot import decoded_alone, encoded_alone
 from sky4.errors import RequestError
 from sky4.geometry import ClipGeometry
 from sky4.pipeline.model_folder import BUNDLED, ModelFolder
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.pipeline.segments import plan, switch_of
-from sky4.pipeline.windows import MadeWindow, decoded_alone
+from sky4.pipeline.windows import MadeWindow
 from sky4.train.story_batches import story_of_two
 from sky4.world.render import render_video
 
@@ -143,7 +144,8 @@ def test_a_shot_decoded_by_itself_begins_in_its_own_colours() -> None:
     story = story_of_two(5, 0, GEOMETRY, 3)
     shown = render_video([story], 33, 16, 64)[:, :, 17:]
     held = codec.encode(torch.cat((shown[:, :, :1], shown), dim=2))
-    latents = held[:, :, 1:]
+    latents = encoded_alone(shown, codec)
+    assert torch.equal(latents, held[:, :, 1:])
 
     def error(made: torch.Tensor) -> float:
         return float((made[:, :, 0] - shown[:, :, 0]).square().mean())

@@ -54,6 +54,10 @@ def test_a_config_is_read_with_overrides(tmp_path: Path) -> None:
         ("tasks: {t2av: {wieght: 1}}", r"unknown setting config.tasks.t2av.wieght; known here: .*weight"),
         ("seed: many", r"config.seed must be of type int, got 'many'"),
         ("optimizer: {kind: sgd}", r"config.optimizer.kind must be one of muon, adamw, got 'sgd'"),
+        (
+            "tasks: {keyframes: {weight: 1, whole: 1.5}}",
+            r"config.tasks.keyframes: .*whole is a share",
+        ),
         ("tasks: {}", r"tasks must name at least one task"),
         ("{init: a, init_video: b}", r"keep one of them"),
     ],

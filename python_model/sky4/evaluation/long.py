@@ -7,11 +7,9 @@ shot detector looks at the whole. Its own figures on stories as drawn stand besi
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +17,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sky4.encoders.another_shot import decoded_alone, encoded_alone
 from sky4.evaluation.avatars import AvatarJudged, AvatarMeasure, avatar_measure
+from sky4.evaluation.given_clip import given_clip
 from sky4.evaluation.shot_peers import PeerScore, peer_scores
 from sky4.evaluation.task_sheet import SheetLine, sheet_line, task_sheet
 from sky4.evaluation.world import Progress, decoded, recoded_frames
-from sky4.media.lossless import write_lossless
 from sky4.pipeline.clip import Clip
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
 from sky4.pipeline.given import to_pixels
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
-from sky4.pipeline.windows import decoded_alone, to_frames
+from sky4.pipeline.windows import to_frames
 from sky4.shots.detector import Transition, detect
 from sky4.shots.kinds import CONTENTS, Content
 from sky4.shots.network import ShotNetwork
@@ -105,8 +104,8 @@ def codec_maker(components: Components) -> Maker:
     def make(number: int, case: LongCase) -> Frames:
         shots, codec = np.split(case.truth(), [case.given]), components.video_codec
         with torch.inference_mode():
-            held = to_pixels(np.concatenate((shots[1][:1], shots[1]))).to(components.device)
-            behind = [to_frames(chunk) for chunk in decoded_alone(codec.encode(held)[:, :, 1:], codec)]
+            latents = encoded_alone(to_pixels(shots[1]).to(components.device), codec)
+            behind = [to_frames(chunk) for chunk in decoded_alone(latents, codec)]
         return np.concatenate((recoded_frames(shots[0], components), *behind))
 
     return make
@@ -116,11 +115,8 @@ def model_maker(components: Components, keep: Callable[[int, Clip], None] | None
     """What a model makes behind the first shot, which is given as a file."""
 
     def make(number: int, case: LongCase) -> Frames:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "first.mkv"
-            rate = components.folder.sample_rate
-            write_lossless(path, [case.truth()[: case.given]], None, fps=case.request.fps, sample_rate=rate)
-            clip = generate_clip(extended(case, path, components.folder.temporal_compression), components)
+        with given_clip(case.truth()[: case.given], case.request, components) as first:
+            clip = generate_clip(extended(case, first, components.folder.temporal_compression), components)
             if keep is not None:
                 keep(number, clip)
             return decoded(clip)[0]
@@ -128,15 +124,15 @@ def model_maker(components: Components, keep: Callable[[int, Clip], None] | None
     return make
 
 
-def extended(case: LongCase, path: Path, step: int) -> ClipRequest:
-    """The request of `sky4 extend PATH --transition KIND`, silent: all that is given is kept, in one window."""
+def extended(case: LongCase, first: Source, step: int) -> ClipRequest:
+    """The request of `sky4 extend FIRST --transition KIND`, silent: all that is given is kept, in one window."""
     request = case.request
     window = -(-(request.frames - 1) // step) * step + 1
     return replace(
         request,
         prompt=case.prompt,
         outputs="video",
-        sources=(Source(path, str(path), frames=case.given),),
+        sources=(first,),
         canvas=Canvas(request.width, request.height),
         segments=Segments(window, case.given, transition=case.kind),
     )

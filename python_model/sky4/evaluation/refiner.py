@@ -15,7 +15,6 @@ Legend: C latent channels, T -> T2 latent frames, F -> F2 pixel frames.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,10 +29,10 @@ from torch import Tensor
 
 from sky4.conditioning.refiner import KeyframeLatents, enlarged, refiner_condition
 from sky4.conditioning.tiles import Box, spans
+from sky4.evaluation.given_clip import given_clip
 from sky4.evaluation.kept_cases import CaseFolder
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
-from sky4.media.lossless import write_lossless
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip
 from sky4.pipeline.given import to_pixels
@@ -41,7 +40,7 @@ from sky4.pipeline.grounding import grounded
 from sky4.pipeline.model_folder import RefinerEntry
 from sky4.pipeline.refine import HighGrid, attention_work, refined, refining_start
 from sky4.pipeline.refinement import Refinement
-from sky4.pipeline.request import ClipRequest, Source
+from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.states import NoStates
 from sky4.pipeline.windows import Frames, to_frames
 from sky4.train.pairs import PairShape, pair_scene, render_pairs
@@ -252,10 +251,7 @@ def worth_of_keyframes(request: ClipRequest, keyed: Refinement, high: HighGrid, 
 
 def _as_users(given: Frames, request: ClipRequest, components: Components, frames: int) -> Tensor:
     """Pixels [1, 3, F2, H, W] of what `sky4 refine` makes of the given frames [F, h, w, 3]."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mkv"
-        write_lossless(path, [given], None, fps=request.fps, sample_rate=components.folder.sample_rate)
-        whole = Source(path, str(path), frames=request.frames)
+    with given_clip(given, request, components) as whole:
         clip = generate_clip(replace(request, sources=(whole,)), components)
         return to_pixels(np.concatenate(list(clip.frames()))[:frames])
 

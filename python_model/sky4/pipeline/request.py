@@ -246,7 +246,17 @@ class ClipRequest:
     @property
     def only_refines(self) -> bool:
         """Whether the base model has nothing to make, not even keyframes of a given clip."""
-        return self.gives_all and (self.refinement is None or not self.refinement.keyframes)
+        return self.gives_all and not self.keyed
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the base model makes keyframes."""
+        return self.refinement is not None and bool(self.refinement.keyframes)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the base model makes anything: sound, keyframes, or frames that no source gives."""
+        return self.wants_audio or self.keyed or (self.video is None and self.given_whole is None)
 
     @property
     def given_whole(self) -> Source | None:

@@ -54,7 +54,7 @@ def check_driving(request: ClipRequest) -> None:
         return
     if request.audio is not None:
         raise RequestError("--audio and --speaker are both given; give each speaker's sound alone, and drop --audio")
-    if request.refinement is not None and request.refinement.keyframes:
+    if request.keyed:
         raise RequestError("--keyframes know no regions of --speaker; drop --keyframes")
     if len(speakers) > MOST:
         raise RequestError(f"--speaker is given {len(speakers)} times; give up to {MOST}")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sky4.diffusion.sampler import State
-from sky4.encoders.protocols import AudioCodec, VideoCodec
+from sky4.encoders.another_shot import decoded_alone
+from sky4.encoders.protocols import AudioCodec
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.pipeline.components import Components
@@ -24,8 +25,6 @@ from sky4.pipeline.grounding import grounded
 from sky4.pipeline.joining import ColourMatch, SoundPiece
 from sky4.pipeline.request import ClipRequest
 from sky4.pipeline.segments import Window, whole_source
-
-SETTLED = 4  # latent frames after which a codec has forgotten what went before
 
 Frames = NDArray[np.uint8]  # [f, H, W, 3]
 
@@ -169,23 +168,6 @@ def kept_again(made: MadeWindow, overlap: int, components: Components) -> Frames
     frames = continued_on(replace(made, match=None), None, overlap, components)[1]
     first = 0 if made.window.backward else made.window.size - overlap
     return None if frames is None else made.matched(frames, first)
-
-
-def decoded_alone(latents: Tensor, codec: VideoCodec) -> Iterator[Tensor]:
-    """Chunks [1, 3, f, H, W] of a shot's latents [1, C, T, h, w], all of which hold as many frames.
-
-    A causal codec's first latent holds one frame. In its place stands the still of the shot's first frame, which is
-    found by decoding: of its first latent over and over, until what went before is forgotten, and again behind that.
-    (Behind the first latent itself, the first frames come out in false colours.)
-    """
-    first = latents[:, :, :1]
-    settled = torch.cat(list(codec.decode(first.expand(-1, -1, SETTLED, -1, -1))), dim=2)[:, :, -1:]
-    begun = torch.cat(list(codec.decode(torch.cat((codec.encode(settled), first), dim=2))), dim=2)[:, :, 1:2]
-    chunks = codec.decode(torch.cat((codec.encode(begun), latents), dim=2))
-    chunk = next(chunks)
-    if chunk.shape[2] > 1:
-        yield chunk[:, :, 1:]
-    yield from chunks
 
 
 def to_frames(chunk: Tensor) -> Frames:

@@ -43,7 +43,7 @@ def stages_of(
         networks.place(device, setting.dtype, setting.economy.chunk)
         if request.runs_video or request.driven or references.audio_tokens:
             stages.append(conditions_stage(work, references))
-        if not leaves_nothing(request):
+        if request.samples:
             stages.append(base_stage(work, references))
         if cut is not None:
             enlarging = enlarging_stage(work)
@@ -59,13 +59,6 @@ def stages_of(
 def _own_share(stage: Stage, processes: int) -> Stage:
     """A stage as one of so many processes has it."""
     return replace(stage, call=stage.call.shared(processes)) if stage.name in SHARED else stage
-
-
-def leaves_nothing(request: ClipRequest) -> bool:
-    """Whether every latent that is wanted is given, so that nothing is sampled, as where a clip is only refined."""
-    whole = (s for s in request.sources if s.region is None and s.frames == request.frames)
-    keyed = request.refinement is not None and bool(request.refinement.keyframes)
-    return not request.wants_audio and not keyed and (request.video is not None or any(whole))
 
 
 def text_stage(request: ClipRequest, sketch: ModelSketch, networks: Networks, dtype: torch.dtype) -> Stage:

@@ -80,6 +80,11 @@ class TaskSettings:
     keyframes: tuple[int, ...] = (1, 2)  # numbers of high-resolution frames beside the clip: keyframes
     whole: float = 0.0  # share of batches of keyframes whose clip itself is given, as `sky4 refine` has it
 
+    def __post_init__(self) -> None:
+        for name in ("first", "sound", "whole"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"a task's {name} is a share, 0 to 1, got {getattr(self, name):g}")
+
 
 @dataclass(frozen=True)
 class CaptionSettings:

@@ -15,6 +15,7 @@ import torch
 
 from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import keep_first, keep_nothing
+from sky4.encoders.another_shot import encoded_alone
 from sky4.encoders.protocols import AudioCodec, VideoCodec
 from sky4.geometry import ClipGeometry
 from sky4.shots.words import switched
@@ -59,17 +60,15 @@ def encode_stories(
     codecs: tuple[VideoCodec, AudioCodec],
     device: torch.device,
 ) -> dict[str, npt.NDArray[np.float16]]:
-    """video [S, C, T, H, W], audio [S, A, C_a], second [S, C, T', H, W]: the second shot encoded by itself, behind its
-    first frame, as what is made behind a cut is decoded."""
+    """video [S, C, T, H, W], audio [S, A, C_a], second [S, C, T', H, W]: the second shot encoded by itself, as
+    what is made behind a cut is decoded."""
     seen, heard, behind = [], [], []
     for at in range(0, len(indices), STORIES_AT_ONCE):
         some = indices[at : at + STORIES_AT_ONCE]
         stories = [story_of_two(manifest.scene_seed, index, geometry, manifest.level) for index in some]
         pixels = render_video(stories, geometry.frames, geometry.fps, geometry.height, device=device)
         seen.append(codecs[0].encode(pixels).cpu())
-        first = cut_frame(stories[0], geometry)
-        alone = torch.cat((pixels[:, :, first : first + 1], pixels[:, :, first:]), dim=2)
-        behind.append(codecs[0].encode(alone)[:, :, 1:].cpu())
+        behind.append(encoded_alone(pixels[:, :, cut_frame(stories[0], geometry) :], codecs[0]).cpu())
         wave = render_story_audio(stories, geometry.audio_samples, geometry.sample_rate)
         heard.append(codecs[1].encode(wave.to(device)).cpu())
     rows = {"video": seen, "audio": heard, "second": behind}
