@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sky4.conditioning.reprojection import ShotGuess
 from sky4.conditioning.tokens import ShotSwitch
 
 Shape = tuple[int, int, int, int]  # (B, T, H, W) of the latents
@@ -68,14 +69,19 @@ def condition_on(source: Tensor, keep_mask: Tensor, black: Tensor) -> VideoCondi
 
 
 def guided_by(
-    source: Tensor, keep_mask: Tensor, black: Tensor, known: Tensor | None = None, switch: ShotSwitch | None = None
+    source: Tensor,
+    keep_mask: Tensor,
+    black: Tensor,
+    known: Tensor | None = None,
+    switch: ShotSwitch | None = None,
+    guess: ShotGuess | None = None,
 ) -> VideoCondition:
     """As `condition_on`, with what is known of the clip in I where nothing is kept, and as the offset.
 
     known [B, C, T, H, W]: latents that the clip starts from, all of them known; None: what is kept of `source` is. A
     frame that keeps nothing is known as its nearest one that does (the earlier of two), or where none does, as `known`
-    says; what is not known at all is black, and its offset zero. switch: where another shot begins, of which
-    nothing is known from the shot before.
+    says; what is not known at all is black, and its offset zero. switch: where another shot begins, of which no more
+    is known from the shot before than `guess` says.
     """
     keep = keep_mask > 0.5
     start, sure = (source, keep) if known is None else (known.to(source), torch.ones_like(keep))
@@ -88,6 +94,9 @@ def guided_by(
     sure = torch.gather(sure, 2, nearest.expand_as(sure))
     if switch is not None:
         sure = sure & ((nearest >= switch.frame) == (frames >= switch.frame)[None, None, :, None, None])
+        if guess is not None:
+            guessed = (frames >= switch.frame)[:, None, None] & ~sure & guess.known[:, None, None, None, None]
+            carried, sure = torch.where(guessed, guess.latents, carried), sure | guessed
     latents = torch.where(keep, source, torch.where(sure, carried, black.to(source)))
     return VideoCondition(latents, keep_mask.to(source.dtype), torch.where(sure, latents, 0.0))
 

@@ -21,6 +21,11 @@ def encoded_alone(pixels: Tensor, codec: VideoCodec) -> Tensor:
     return codec.encode(torch.cat((pixels[:, :, :1], pixels), dim=2))[:, :, 1:]
 
 
+def encoded_still(still: Tensor, codec: VideoCodec) -> Tensor:
+    """Latents [B, C, 1, h, w] of a picture [B, 3, H, W] in [-1, 1], as of a shot in which nothing moves."""
+    return encoded_alone(still[:, :, None].repeat(1, 1, codec.temporal_compression, 1, 1), codec)
+
+
 def decoded_alone(latents: Tensor, codec: VideoCodec) -> Iterator[Tensor]:
     """Chunks [1, 3, f, H, W] of a shot's latents [1, C, T, h, w].
 

@@ -21,11 +21,13 @@ from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import VideoCondition, restore_kept
 from sky4.conditioning.keyframes import packed, unpacked
 from sky4.conditioning.refiner import KeyframeLatents
+from sky4.conditioning.reprojection import ShotGuess, guess_shot
 from sky4.conditioning.voices import Voice
 from sky4.diffusion.guidance import Guidance, guided
 from sky4.diffusion.noise import noise
 from sky4.diffusion.sampler import Modality, Moment, Schedule, State, sample, schedule
-from sky4.encoders.protocols import Reference, TextEncoder
+from sky4.encoders.another_shot import encoded_still
+from sky4.encoders.protocols import Reference, TextEncoder, VideoCodec
 from sky4.errors import Sky4Failure
 from sky4.geometry import ClipGeometry
 from sky4.inputs import TextInput
@@ -39,6 +41,7 @@ from sky4.pipeline.given import (
     given_video,
     references,
     shown_references,
+    to_pixels,
     video_condition,
     voices_of,
 )
@@ -209,6 +212,7 @@ def _given(
             film=film,
             end=None if anchor is None else anchor[:, :, -1:],
             switch=_switch(window, geometry),
+            guess=_guess(request, window, kept, components.video_codec),
         )
         high = high_grid(inside, geometry, components)
     if request.video is not None:
@@ -224,6 +228,14 @@ def _given(
 
 def _switch(window: Window, geometry: ClipGeometry) -> ShotSwitch | None:
     return None if window.switch is None else ShotSwitch.at(geometry, window.switch)
+
+
+def _guess(request: ClipRequest, window: Window, kept: Frames | None, codec: VideoCodec) -> ShotGuess | None:
+    """What the shot that begins in a window may look like, from the frames before it; None where none begins."""
+    segments = request.segments
+    if segments is None or segments.transition == "none" or kept is None or not window.begins_a_shot:
+        return None
+    return guess_shot(to_pixels(kept), [segments.transition], partial(encoded_still, codec=codec))
 
 
 def _texts(request: ClipRequest, geometry: ClipGeometry, components: Components) -> tuple[TextInput, TextInput]:

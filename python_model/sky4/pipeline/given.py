@@ -23,6 +23,7 @@ from sky4.conditioning import (
     join_video_references,
 )
 from sky4.conditioning.inpaint import condition_on, guided_by, keep_where, unconditioned
+from sky4.conditioning.reprojection import ShotGuess
 from sky4.conditioning.voices import Voice
 from sky4.encoders.protocols import AudioCodec, AudioReference, ImageReference, Reference, VideoCodec, VideoReference
 from sky4.errors import RequestError
@@ -53,10 +54,12 @@ def video_condition(
     film: Tensor | None = None,
     end: Tensor | None = None,
     switch: ShotSwitch | None = None,
+    guess: ShotGuess | None = None,
 ) -> VideoCondition:
     """The condition latents I and the keep mask M that the request's sources, and frames it continues, amount to.
 
-    end: latents [1, C, t, h, w] that the clip ends on. switch: where another shot begins.
+    end: latents [1, C, t, h, w] that the clip ends on. switch: where another shot begins, and
+    guess what it may look like.
 
     guided: whether the model starts from what is known of the clip: of its sources, or else of `film` [1, C, T, h, w].
     """
@@ -75,7 +78,7 @@ def video_condition(
         keep[:, :, cells] = torch.maximum(keep[:, :, cells], kept)
         filled[:, :, cells] = encoded
     if guided:
-        return guided_by(latents, keep, black, filled if bool(keep.any()) else film, switch)
+        return guided_by(latents, keep, black, filled if bool(keep.any()) else film, switch, guess)
     return condition_on(latents, keep, black)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sky4.conditioning import ShotSwitch
 from sky4.conditioning.references import AudioReferences, VideoReferences
+from sky4.conditioning.reprojection import ShotGuess
 from sky4.diffusion.flow import sample_t
 from sky4.diffusion.noise import batch_noise
 from sky4.errors import Sky4Failure
@@ -79,6 +80,7 @@ class LatentBatch:
     audio_references: AudioReferences | None
     high: HighFrames | None = None
     switch: ShotSwitch | None = None  # where another shot begins
+    guess: ShotGuess | None = None  # what it may look like
 
     def part(self, rows: slice) -> LatentBatch:
         """Some of the samples: gradient accumulation works a batch off in parts."""
@@ -102,6 +104,7 @@ class LatentBatch:
             video_references=None if seen is None else VideoReferences(seen.latents[rows]),
             audio_references=None if heard is None else AudioReferences(heard.latents[rows]),
             high=None if self.high is None else self.high.part(rows),
+            guess=None if self.guess is None else self.guess.part(rows),
         )
 
 
@@ -191,6 +194,7 @@ class BatchSource:
             audio_references=None if dropped or content.heard is None else AudioReferences(content.heard),
             high=high_frames(pool, items, task, seed, position.batch, numbers) if task.keyframes else None,
             switch=switch,
+            guess=content.guess,
         )
 
     def _plain(

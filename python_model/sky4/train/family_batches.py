@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sky4.conditioning.inpaint import keep_first, keep_last, keep_nothing
+from sky4.conditioning.reprojection import ShotGuess
 from sky4.geometry import ClipGeometry
 from sky4.train.keyed import generator
 from sky4.train.latent_cache import LatentPool
@@ -32,7 +33,8 @@ AS_IT_IS: dict[Language, tuple[str, ...]] = {
 class Content:
     """A batch's latents before noise: video [B, C, T, H, W], audio [B, A, C_a], keep_mask [B, 1, T, H, W], and the
     references seen [B, C, R, H, W] and heard [B, A_r, C_a]; None for what the task has not. guide [B, C, T, H, W]: what
-    the video starts from: the film among its references, or the source under a mask once it is filled."""
+    the video starts from: the film among its references, or the source under a mask once it is filled. guess: what
+    another shot in it may look like."""
 
     video: Tensor | None
     audio: Tensor | None
@@ -40,6 +42,7 @@ class Content:
     seen: Tensor | None = None
     heard: Tensor | None = None
     guide: Tensor | None = None
+    guess: ShotGuess | None = None
 
 
 def family_content(

@@ -4,8 +4,9 @@ A folder holds clips-00012.video.npy [S, C, T, H, W], clips-00012.audio.npy [S, 
 [S, C, 1, H, W] and clips-00012.hit.npy [S, A_r, C_a] (the references), images-00003.video.npy [S, C, 1, H, W],
 families-00007.video.npy [S, V, C, T, H, W] (a family's V videos) with its still, audio, hit and region arrays,
 pairs-00001.video.npy [S, C, T, H, W] with its worn and high arrays (pairs.py), stories-00002.video.npy [S, C, T, H, W]
-with its audio, heads-00000.video.npy [S, C, T, H, W] with its audio and portrait arrays, and beside each shard its
-clips-00012.json. The manifest is written last: a shard without one does not exist.
+with its audio, second and guess arrays (story_batches.py), heads-00000.video.npy [S, C, T, H, W] with its audio and
+portrait arrays, and beside each shard its clips-00012.json. The manifest is written last: a shard without one does not
+exist.
 Shard k holds the scenes k*S ... (k+1)*S - 1 of one seed; more shards may appear while a run trains on the present ones.
 """
 

@@ -90,7 +90,7 @@ def condition_of(config: TransformerConfig, batch: LatentBatch, black: Tensor) -
     assert batch.keep_mask is not None
     fill = black[:, :, : batch.video.shape[2]]
     if config.guide:
-        return guided_by(batch.video, batch.keep_mask, fill, batch.guide, batch.switch)
+        return guided_by(batch.video, batch.keep_mask, fill, batch.guide, batch.switch, batch.guess)
     return condition_on(batch.video, batch.keep_mask, fill)
 
 
@@ -171,6 +171,7 @@ def to_device(batch: LatentBatch, device: torch.device) -> LatentBatch:
         audio_time=batch.audio_time.to(device),
         audio_references=None if heard is None else AudioReferences(heard.latents.to(device)),
         high=None if batch.high is None else batch.high.to(device),
+        guess=None if batch.guess is None else batch.guess.to(device),
     )
 
 

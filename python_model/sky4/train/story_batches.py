@@ -7,6 +7,8 @@ Legend: B batch, C latent channels, T latent frames, H W latent grid, A audio to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -15,9 +17,11 @@ import torch
 
 from sky4.conditioning import ShotSwitch
 from sky4.conditioning.inpaint import keep_first, keep_nothing
-from sky4.encoders.another_shot import encoded_alone
+from sky4.conditioning.reprojection import ShotGuess, guess_shot, guessable
+from sky4.encoders.another_shot import encoded_alone, encoded_still
 from sky4.encoders.protocols import AudioCodec, VideoCodec
 from sky4.geometry import ClipGeometry
+from sky4.shots.kinds import Content as ShotContent
 from sky4.shots.words import switched
 from sky4.train.family_batches import Content
 from sky4.train.latent_cache import LatentPool, Manifest
@@ -61,17 +65,20 @@ def encode_stories(
     device: torch.device,
 ) -> dict[str, npt.NDArray[np.float16]]:
     """video [S, C, T, H, W], audio [S, A, C_a], second [S, C, T', H, W]: the second shot encoded by itself, as
-    what is made behind a cut is decoded."""
-    seen, heard, behind = [], [], []
+    what is made behind a cut is decoded, guess [S, C, 1, H, W]: what it may look like."""
+    seen, heard, behind, guessed = [], [], [], []
+    still = partial(encoded_still, codec=codecs[0])
     for at in range(0, len(indices), STORIES_AT_ONCE):
         some = indices[at : at + STORIES_AT_ONCE]
         stories = [story_of_two(manifest.scene_seed, index, geometry, manifest.level) for index in some]
         pixels = render_video(stories, geometry.frames, geometry.fps, geometry.height, device=device)
         seen.append(codecs[0].encode(pixels).cpu())
-        behind.append(encoded_alone(pixels[:, :, cut_frame(stories[0], geometry) :], codecs[0]).cpu())
+        first = cut_frame(stories[0], geometry)
+        behind.append(encoded_alone(pixels[:, :, first:], codecs[0]).cpu())
+        guessed.append(guess_shot(pixels[:, :, :first], _contents(stories), still).latents.cpu())
         wave = render_story_audio(stories, geometry.audio_samples, geometry.sample_rate)
         heard.append(codecs[1].encode(wave.to(device)).cpu())
-    rows = {"video": seen, "audio": heard, "second": behind}
+    rows = {"video": seen, "audio": heard, "second": behind, "guess": guessed}
     return {name: torch.cat(parts).to(torch.float16).numpy() for name, parts in rows.items()}
 
 
@@ -86,7 +93,9 @@ def story_content(
         return Content(video, audio, keep_nothing(shape)), None
     switch = story_switch(_cached(pool, 0, geometry), geometry)
     video = torch.cat((video[:, :, : switch.frame], pool.read("second", items)), dim=2)
-    return Content(video, audio, keep_first(shape, switch.frame)), switch
+    stories = [_cached(pool, index, geometry) for index in pool.scenes(items).tolist()]
+    guess = ShotGuess(pool.read("guess", items), guessable(_contents(stories)))
+    return Content(video, audio, keep_first(shape, switch.frame), guess=guess), switch
 
 
 def story_prompt(
@@ -102,6 +111,11 @@ def story_prompt(
         text = take_caption(story.takes[1], language, random, silent=silent)
         return switched(text, story.joins[0].content, random)
     return story_caption(story, language, random, silent=silent)
+
+
+def _contents(stories: Sequence[Story]) -> list[ShotContent]:
+    """How each one's second shot follows the first."""
+    return [story.joins[0].content for story in stories]
 
 
 def _cached(pool: LatentPool, index: int, geometry: ClipGeometry) -> Story:
