@@ -41,6 +41,8 @@ ALL_TASKS = {
 class PixelCodec:
     """Keeps what it is given."""
 
+    temporal_compression = 1
+
     def encode(self, value: torch.Tensor) -> torch.Tensor:
         return value
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sky4.conditioning.reprojection import VIEWS, View, seen
 from sky4.shots.words import read_switches
 from sky4.train.batches import BatchSource, LatentBatch, Position
 from sky4.train.cache import encode_stories
@@ -36,6 +37,7 @@ def settings(make_settings: Callable[..., JointSettings], tmp_path: Path) -> Cal
         "video": random.standard_normal((COUNT, CHANNELS, T, GRID, GRID)).astype(np.float16),
         "audio": random.standard_normal((COUNT, GEOMETRY.audio_tokens, AUDIO_CHANNELS)).astype(np.float16),
         "second": random.standard_normal((COUNT, CHANNELS, 4, GRID, GRID)).astype(np.float16),
+        "guess": random.standard_normal((COUNT, CHANNELS, 1, GRID, GRID)).astype(np.float16),
     }
     write_shard(tmp_path, 0, MANIFEST, arrays)
     write_black(tmp_path, torch.zeros(1, CHANNELS, T, GRID, GRID))
@@ -76,8 +78,15 @@ def test_a_transition_keeps_the_first_shot_and_leaves_a_gap_behind_it(settings) 
     steps = heard.positions[:, 0].diff()
     scale = float(GEOMETRY.audio_rope_scale)
     assert int((steps > scale + 0.5).sum()) == 1
-    for prompt in batch.prompts:
-        assert len(read_switches(prompt)) == 1
+    guesses = np.load(Path(run.data.cache) / "stories-00000.guess.npy")
+    assert batch.guess is not None
+    assert batch.guess.part(slice(1, 3)).latents.shape == (2, CHANNELS, 1, GRID, GRID)
+    assert all(any(np.array_equal(row, one) for one in guesses) for row in batch.guess.latents.half().numpy())
+    offset = condition_of(config, batch, black).offset  # type: ignore[union-attr]
+    assert (offset is None) == (not config.guide)
+    for prompt, known in zip(batch.prompts, batch.guess.known.tolist(), strict=True):
+        (said,) = read_switches(prompt)
+        assert known == (said in VIEWS)
     model = make_model(run)
     loss = flow_loss(model, config, batch, encode(list(batch.prompts)), torch.zeros(1, CHANNELS, T, GRID, GRID))
     assert bool(loss.total.isfinite())
@@ -118,7 +127,9 @@ def test_the_cache_holds_what_is_drawn_and_heard() -> None:
     arrays = encode_stories(range(2, 4), MANIFEST, GEOMETRY, (PixelCodec(), PixelCodec()), torch.device("cpu"))  # type: ignore[arg-type]
     story = story_of_two(1, 3, GEOMETRY, 3)
     assert np.allclose(arrays["video"][1], render_video([story], FRAMES, 16, 32)[0].numpy(), atol=1e-3)
-    alone = render_video([story], FRAMES, 16, 32)[0].numpy()[:, 17:]
-    assert np.allclose(arrays["second"][1], alone, atol=1e-3)
+    shots = render_video([story], FRAMES, 16, 32)[0].split([17, 16], dim=1)
+    assert np.allclose(arrays["second"][1], shots[1].numpy(), atol=1e-3)
+    view = VIEWS.get(story.joins[0].content, View(1.0))
+    assert np.allclose(arrays["guess"][1, :, 0], seen(shots[0], view).numpy(), atol=1e-3)
     wave = render_story_audio([story], GEOMETRY.audio_samples)[0].numpy()
     assert np.allclose(arrays["audio"][1], wave, atol=1e-3)

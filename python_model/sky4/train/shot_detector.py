@@ -30,7 +30,7 @@ from sky4.shots.features import (
     pair_features,
     thumbnail,
 )
-from sky4.shots.kinds import CONTENTS, OPTICALS
+from sky4.shots.kinds import CONTENTS, OPTICALS, Content
 from sky4.shots.network import ShotNetwork, probabilities
 from sky4.shots.scoring import Truth
 from sky4.train.keyed import generator
@@ -46,7 +46,9 @@ SIZES = (48, 64)
 SINGLE = 0.15  # share of samples that are one take, without any transition
 CHANGED = 0.25  # how often each of camera, weather, light and style is not the usual one
 PROOF_FIRST = 1_000_000  # number of the first story that is kept for that
-MOST_PAIRS = 6  # of a sample: up to three transitions, each both ways round
+MOST_PAIRS = 12  # of a sample: up to three transitions, each both ways round, as they are and worn
+BLURRED = 1.8  # pixels of a thumbnail at most, standard deviation
+BLOTS = 0.1  # of 1, at most: how far a blot is off in colour
 SLOWEST = 4  # quarters of a second that a transition lasts at most
 FRAME_WEIGHTS = (1.0, *[6.0 if kind == "cut" else 2.0 for kind in OPTICALS])  # cuts are one frame of their shots'
 
@@ -146,7 +148,10 @@ def _kept_sample(config: ShotDetectorConfig, number: int) -> _Sample:
     """As make_sample; from its file where there is one, and into it where there is none."""
     if config.cache is None:
         return make_sample(config, number)
-    path = Path(config.cache) / f"{config.seed}-{config.frames}-{FRAME_FEATURES}-{PAIR_FEATURES}-{number}.safetensors"
+    path = (
+        Path(config.cache)
+        / f"{config.seed}-{config.frames}-{FRAME_FEATURES}-{PAIR_FEATURES}-{MOST_PAIRS}-{number}.safetensors"
+    )
     if path.is_file():
         return _Sample(**load_file(path))
     sample = make_sample(config, number)
@@ -175,7 +180,7 @@ def make_sample(config: ShotDetectorConfig, number: int) -> _Sample:
     pictures, order = _worn(small, random)
     kinds = _kinds(joins, config.frames, rate)[order]
     features = torch.from_numpy(frame_features(pictures)).half()
-    pairs, contents = _pairs(pictures, kinds, joins)
+    pairs, contents = _pairs(pictures, kinds, joins, random)
     return _Sample(features, torch.from_numpy(kinds), pairs, contents)
 
 
@@ -234,8 +239,11 @@ def _kinds(joins: tuple[Join, ...], count: int, rate: int) -> NDArray[np.int64]:
     return kinds
 
 
-def _pairs(pictures: Thumbnails, kinds: NDArray[np.int64], joins: tuple[Join, ...]) -> tuple[Tensor, Tensor]:
-    """Features of each transition's two shots, both ways round where that has a name too, and their contents."""
+def _pairs(
+    pictures: Thumbnails, kinds: NDArray[np.int64], joins: tuple[Join, ...], random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Features of each transition's two shots, both ways round where that has a name too, as they are and as
+    `_worn_pair` has them; and their contents."""
     runs = np.flatnonzero(np.diff(np.concatenate([[0], (kinds > 0).astype(np.int8), [0]])))
     rows, contents = [], []
     for join, begin, end in zip(joins, runs[::2], runs[1::2], strict=False):
@@ -243,13 +251,35 @@ def _pairs(pictures: Thumbnails, kinds: NDArray[np.int64], joins: tuple[Join, ..
         before, after = pictures[max(0, begin - AROUND) : begin], pictures[last : last + AROUND]
         if not len(before) or not len(after):
             continue
-        rows.append(pair_features(before, after))
-        contents.append(CONTENTS.index(join.content))
-        back = {"cut-in": "cut-out", "cut-out": "cut-in"}.get(join.content, join.content)
-        rows.append(pair_features(after[::-1], before[::-1]))
-        contents.append([str(kind) for kind in CONTENTS].index(back))
+        back: Content = {"cut-in": "cut-out", "cut-out": "cut-in"}.get(join.content, join.content)  # type: ignore[assignment]
+        for first, second in ((before, after), _worn_pair(before, after, random)):
+            rows += [pair_features(first, second), pair_features(second[::-1], first[::-1])]
+            contents += [CONTENTS.index(join.content), CONTENTS.index(back)]
     features = np.stack(rows) if rows else np.zeros((0, len(_NO_PAIR)), np.float32)
     return torch.from_numpy(features), torch.tensor(contents, dtype=torch.int64)
+
+
+def _worn_pair(before: Thumbnails, after: Thumbnails, random: np.random.Generator) -> tuple[Thumbnails, Thumbnails]:
+    """Two shots in other colours, or mirrored, at times, neither of which changes what they are to each other; and each
+    at times as a model makes it or a low rate leaves it: blurred, in blots of false colours."""
+    channels = random.permutation(3) if random.random() < 0.5 else np.arange(3)
+    way = -1 if random.random() < 0.5 else 1
+    shots = []
+    for shot in (before, after):
+        shot = shot[:, :, ::way, channels]
+        if random.random() < 0.4:
+            blots = random.normal(0, random.uniform(0, BLOTS), (len(shot), SIDE // 4, SIDE // 4, 3))
+            shot = _blurred(shot + blots.repeat(4, 1).repeat(4, 2), random.uniform(0.2, BLURRED))
+        shots.append(np.asarray(np.rint(shot.clip(0, 1) * 255) / 255, np.float32))
+    return shots[0], shots[1]
+
+
+def _blurred(pictures: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
+    """Thumbnails [T, S, S, 3] under a Gaussian."""
+    apart = np.arange(SIDE)[:, None] - np.arange(SIDE)
+    weights = np.exp(-0.5 * (apart / sigma) ** 2)
+    weights /= weights.sum(1, keepdims=True)
+    return np.asarray(np.einsum("yi,tijc,xj->tyxc", weights, pictures, weights, optimize=True))
 
 
 _NO_PAIR = pair_features(*np.zeros((2, 1, SIDE, SIDE, 3), np.float32))
