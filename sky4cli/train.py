@@ -166,6 +166,26 @@ def export(
     say(f"{target}: {name} from {source}")
 
 
+@train.command("mix")
+def mix(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="A folder with weights: of a model, a detector.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Another run's folder, of the same form.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write: FIRST with mixed weights.")],
+    share: Annotated[float, typer.Option("--share", help="How much of SECOND: 0 to 1.")] = 0.5,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Mix weights whose names begin so, and no others; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the folder.")] = False,
+) -> None:
+    """Write the weighted mean of two runs' weights, which often has what both can do."""
+    with user_faults():
+        from sky4.train.mixing import mix_folders
+
+        mixed = mix_folders(first, second, target, share, only or (), force=force)
+    say(f"{target}: {mixed} tensors of {first}, {share:g} of {second} in them")
+
+
 def read(config: Path, settings: list[str] | None) -> Any:
     """The config file with the replacements of --set."""
     from sky4.train.settings import read_settings

@@ -119,6 +119,7 @@ OPTIONS = {
     "train refiner": RUN,
     "train shot-detector": RUN,
     "train cache": [*RUN, "--part"],
+    "train mix": ["first", "second", "target", "--share", "--only", "--force"],
     "train export": ["config", "target", "--set", "--checkpoint", "--name", "--default", "--raw", "--force"],
     "eval": [],
     "eval world": [
