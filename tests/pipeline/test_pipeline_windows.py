@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sky4.conditioning.reprojection import VIEWS, ShotGuess, View, seen
+from sky4.encoders.another_shot import encoded_still
 from sky4.inputs import TowerInput
 from sky4.media import read_audio, read_recipe, read_video, write_clip
 from sky4.model.transformer import JointTransformer
@@ -19,7 +21,7 @@ from sky4.pipeline import generate
 from sky4.pipeline.clip import Clip, checksum
 from sky4.pipeline.components import Components
 from sky4.pipeline.generate import generate_clip, generate_clips
-from sky4.pipeline.given import to_pixels
+from sky4.pipeline.given import Continued, to_pixels
 from sky4.pipeline.request import Canvas, ClipRequest, Segments, Source
 from sky4.pipeline.velocity import Conditions
 from sky4.prompting import ReferenceFile
@@ -214,3 +216,32 @@ def test_first_and_last_pictures_lie_in_the_windows_at_the_ends(components: Comp
     assert last is not None
     assert torch.equal(first[:, :, :1], given)
     assert torch.equal(last[:, :, -1], held[:, :, 1])
+
+
+@pytest.mark.parametrize(("kind", "known"), [("multi-angle", True), ("cut-away", False), ("none", None)])
+def test_another_shot_starts_from_the_guess_at_it_and_its_second_window_does_not(
+    components: Components, film: Path, monkeypatch: pytest.MonkeyPatch, kind: str, known: bool | None
+) -> None:
+    request = extension(film, 16)
+    assert request.segments is not None
+    request = replace(request, outputs="video", segments=replace(request.segments, transition=kind))
+    given: list[tuple[Continued, ShotGuess | None]] = []
+    real = generate.video_condition
+
+    def spy(inside: Any, geometry: Any, codec: Any, continued: Any, **values: Any) -> Any:
+        given.append((continued, values["guess"]))
+        return real(inside, geometry, codec, continued, **values)
+
+    monkeypatch.setattr(generate, "video_condition", spy)
+    clip = generate_clip(request, components)
+    assert len(clip.windows) == len(given) == 2
+    (continued, guess), (_, later) = given
+    assert later is None
+    if known is None:
+        assert guess is None
+        return
+    assert guess is not None
+    assert guess.known.tolist() == [known]
+    still = seen(to_pixels(continued.frames)[0], VIEWS.get(kind, View(1.0)))  # type: ignore[call-overload]
+    expected = encoded_still(still[None], components.video_codec)
+    torch.testing.assert_close(guess.latents, expected)
