@@ -280,13 +280,15 @@ def _measure_refiner(job: _Job, cases: int, steps: int | None, out: Path) -> Res
 
 def _measure_long(job: _Job, names: list[str], cases: int) -> Results:
     from sky4.evaluation.avatars import avatar_maker, coded_maker, evaluate_avatars, truth_maker
-    from sky4.evaluation.long import codec_maker, evaluate_long, long_case, model_maker, render_maker
+    from sky4.evaluation.long import codec_maker, evaluate_long, guess_maker, long_case, model_maker, render_maker
     from sky4.shots.network import ShotNetwork
 
+    guess = None
     if job.of == "renders":
         make, talk = render_maker(), truth_maker()
     else:
         components = job.components()
+        guess = guess_maker(components)
         if job.of == "codecs":
             make, talk = codec_maker(components), coded_maker(components)
         else:
@@ -300,6 +302,6 @@ def _measure_long(job: _Job, names: list[str], cases: int) -> Results:
     except ValueError as error:
         raise RequestError(f"--frames {job.request.frames} is too short for two shots: {error}") from error
     avatars = evaluate_avatars(heads if AVATAR in names else 0, job.request, talk, job.folder.sample_rate, say)
-    result = evaluate_long(kinds, cases, job.request, make, network, say, avatars)
+    result = evaluate_long(kinds, cases, job.request, make, network, say, avatars, guess)
     told = settings(job.of, {"suite": "long", "cases_each": cases}, job.request, job.folder.manifest.name)
     return {**told, **result.to_dict()}, result.sheet(), lambda: say_long(told, result)

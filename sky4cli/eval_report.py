@@ -107,14 +107,14 @@ def say_refiner(told: dict[str, Any], result: RefinerEvaluation) -> None:
 def say_long(told: dict[str, Any], result: LongEvaluation) -> None:
     """The table of transitions, and the detector's own on what is drawn, for people."""
     title = f"{told['measured']}: {told['cases_each']} held-out cases a transition, {told['size']} pixels"
-    headings = ("switched", "kind found", "subject", "chance", "n")
+    headings = ("switched", "kind found", "guess alone", "subject", "chance", "n")
     table = _table(f"{title}, {told['frames']} frames", "transition", headings)
     for line in result.table:
-        shares = (_share(value) for value in (line.switched, line.kind_found, line.subject, line.chance))
-        table.add_row(line.kind, *shares, str(line.count))
+        shares = (line.switched, line.kind_found, line.guessed, line.subject, line.chance)
+        table.add_row(line.kind, *map(_share, shares), str(line.count))
     if result.identity is not None:
         table.add_section()
-        table.add_row("the same subject in both shots", "-", "-", _share(result.identity), "-", "-")
+        table.add_row("the same subject in both shots", "-", "-", "-", _share(result.identity), "-", "-")
     _print(table)
     heads = result.heads
     if heads is not None:

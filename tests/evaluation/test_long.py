@@ -136,7 +136,10 @@ def test_the_suite_runs_from_file_to_table(nano_model: Path, tmp_path: Path, mon
     chosen = ["--task", "cut-in", "--task", "avatar", "--size", "32x32", "--frames", "25", "--out", "run"]
     eval_app([*argv, *chosen], standalone_mode=False)
     out = capsys.readouterr().out
+    (line,) = json.loads(Path("run/results.json").read_text())["transitions"]
+    assert line["guessed"] in (0.0, 1.0)
     for words in (
+        "guess alone",
         "cut-in",
         "the same subject in both shots",
         "heads that talk for 2 s",

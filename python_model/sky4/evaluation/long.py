@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sky4.encoders.another_shot import decoded_alone, encoded_alone
+from sky4.conditioning.reprojection import VIEWS, guess_shot
+from sky4.encoders.another_shot import decoded_alone, encoded_alone, encoded_still
 from sky4.evaluation.avatars import AvatarJudged, AvatarMeasure, avatar_measure
 from sky4.evaluation.given_clip import given_clip
 from sky4.evaluation.shot_peers import PeerScore, peer_scores
@@ -111,6 +113,22 @@ def codec_maker(components: Components) -> Maker:
     return make
 
 
+def guess_maker(components: Components) -> Maker:
+    """The first guess at the second shot by itself, which stands still: what a model that only takes it over makes."""
+
+    def make(number: int, case: LongCase) -> Frames:
+        codec, truth = components.video_codec, case.truth()
+        first = to_pixels(truth[: case.given]).to(components.device)
+        latents = -(-(len(truth) - case.given) // codec.temporal_compression)
+        with torch.inference_mode():
+            guess = guess_shot(first, [case.kind], partial(encoded_still, codec=codec))
+            shown = decoded_alone(guess.latents.expand(-1, -1, latents, -1, -1), codec)
+            behind = [to_frames(chunk) for chunk in shown]
+        return np.concatenate((truth[: case.given], *behind))[: len(truth)]
+
+    return make
+
+
 def model_maker(components: Components, keep: Callable[[int, Clip], None] | None = None) -> Maker:
     """What a model makes behind the first shot, which is given as a file."""
 
@@ -148,6 +166,7 @@ class LongJudged:
     subject: bool
     others: int  # transitions found elsewhere
     line: SheetLine
+    guessed: bool | None = None  # whether the first guess by itself is told as what was asked; None where there is none
 
     @property
     def right(self) -> bool:
@@ -163,6 +182,7 @@ class LongMeasure:
     kind_found: float
     subject: float
     others: float  # transitions elsewhere, a clip
+    guessed: float | None  # kind_found of the first guess by itself, where there is one
     count: int
     chance: float = GUESS
 
@@ -226,14 +246,18 @@ def evaluate_long(
     network: ShotNetwork,
     say: Progress,
     avatars: Sequence[AvatarJudged] = (),
+    guess: Maker | None = None,
 ) -> LongEvaluation:
     """`cases` of each transition, made by `make` and looked at by the detector; request's seed counts up. avatars: what
-    was found of talking heads."""
+    was found of talking heads. guess: what the first guess by itself makes, as a control."""
     judged: list[LongJudged] = []
     for kind in kinds:
         for index in range(cases):
             case = long_case(kind, index, replace(request, seed=request.seed + index))
-            judged.append(judge_long(case, make(len(judged), case), network))
+            one = judge_long(case, make(len(judged), case), network)
+            if guess is not None and kind in VIEWS:
+                one = replace(one, guessed=judge_long(case, guess(len(judged), case), network).right)
+            judged.append(one)
             say("judging", len(judged), len(kinds) * cases)
     say("the detector on drawn stories", 0, 1)
     score = score_stories(network, DETECTED)
@@ -287,11 +311,13 @@ def _measure(kind: str, judged: Sequence[LongJudged]) -> LongMeasure:
     def share(values: Sequence[bool]) -> float:
         return float(np.mean(values))
 
+    guessed = [one.guessed for one in judged if one.guessed is not None]
     return LongMeasure(
         kind,
         share([one.switched for one in judged]),
         share([one.right for one in judged]),
         share([one.subject for one in judged]),
         float(np.mean([one.others for one in judged])),
+        share(guessed) if guessed else None,
         len(judged),
     )
