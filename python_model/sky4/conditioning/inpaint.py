@@ -93,9 +93,10 @@ def guided_by(
     carried = torch.gather(start, 2, nearest.expand_as(start))
     sure = torch.gather(sure, 2, nearest.expand_as(sure))
     if switch is not None:
-        sure = sure & ((nearest >= switch.frame) == (frames >= switch.frame)[None, None, :, None, None])
+        behind = (frames >= switch.frame)[:, None, None]
+        sure = sure & ((nearest >= switch.frame) == behind)
         if guess is not None:
-            guessed = (frames >= switch.frame)[:, None, None] & ~sure & guess.known[:, None, None, None, None]
+            guessed = behind & ~sure & guess.known[:, None, None, None, None]
             carried, sure = torch.where(guessed, guess.latents, carried), sure | guessed
     latents = torch.where(keep, source, torch.where(sure, carried, black.to(source)))
     return VideoCondition(latents, keep_mask.to(source.dtype), torch.where(sure, latents, 0.0))
